@@ -1,0 +1,98 @@
+# `make help` lists the targets. They share one environment, .venv, made on demand and brought up to date whenever
+# pyproject.toml or constraints.txt changes. ARGS goes to the command: make test ARGS="-k gradient -x".
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/installed
+DEV := $(VENV)/installed-dev
+NOTEBOOKS := $(VENV)/installed-notebooks
+NOTEBOOK_FILES = $(wildcard notebooks/*.ipynb)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help install demo test test-slow test-all lint types format bench notebooks docs clean FORCE
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "Python: PYTHON=$(PYTHON) (3.11 or newer; choose with make TARGET PYTHON=/path/to/python)"
+
+install: $(RUNTIME) ## install jaxpg and what it needs into .venv
+	@echo "jaxpg is installed: $(BIN)/jaxpg --help"
+
+demo: $(RUNTIME) ## install, then run the main job: estimate a gradient, train, plot
+	$(BIN)/jaxpg demo $(ARGS)
+
+test: $(DEV) ## run the fast tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(DEV) ## run the slow tests
+	$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ] # 5: there are none
+
+test-all: test notebooks test-slow ## run every test and notebook
+
+lint: $(DEV) ## check style (ruff) and types (pyright)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+types: $(DEV) ## check types (pyright) alone
+	$(BIN)/pyright
+
+format: $(DEV) ## rewrite the code in ruff's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEV) ## run the benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
+
+notebooks: $(DEV) $(NOTEBOOKS) ## execute the notebooks; an error in a cell fails
+ifeq ($(NOTEBOOK_FILES),)
+	@echo "There are no notebooks to execute."
+else
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 $(NOTEBOOK_FILES) $(ARGS)
+endif
+
+docs: $(DEV) ## run the examples of README.md (the documentation itself is plain Markdown, docs/)
+	$(BIN)/python -m pytest tests/test_readme.py $(ARGS)
+
+clean: ## remove .venv, caches and built packages; runs and outputs stay
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the environment -------------------------------------------------------------------------------------------------
+
+# A .venv is kept while it works, has a Python that is new enough, belongs to this folder (a moved one has scripts that
+# point elsewhere), and comes from PYTHON where PYTHON was named on the command line or in the environment.
+NAMED := $(if $(filter file default,$(origin PYTHON)),,named)
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+WHICH := import sys; print(sys.base_prefix, sys.version_info[:3])
+HAS_PIP := import importlib.util as u; raise SystemExit(u.find_spec("pip") is None)
+
+$(VENV)/made: FORCE
+	@if [ -x $(BIN)/python ] && $(BIN)/python -c '$(NEW_ENOUGH)' && $(BIN)/python -c '$(HAS_PIP)' \
+	    && { [ ! -e $@ ] || [ "$$(cat $@)" = "$(CURDIR)" ]; } \
+	    && { [ -z "$(NAMED)" ] || [ "$$($(PYTHON) -c '$(WHICH)')" = "$$($(BIN)/python -c '$(WHICH)')" ]; }; \
+	then [ -e $@ ] || echo "$(CURDIR)" > $@; exit 0; fi; \
+	if ! command -v "$(PYTHON)" > /dev/null; then \
+	    echo "There is no '$(PYTHON)' here. jaxpg needs Python 3.11 or newer; name one that you have:" >&2; \
+	    echo "    make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	if ! "$(PYTHON)" -c '$(NEW_ENOUGH)'; then \
+	    echo "jaxpg needs Python 3.11 or newer; '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1). Name another:" >&2; \
+	    echo "    make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	if [ -e $(VENV) ]; then echo "Making $(VENV) again: it is broken, was moved, or is of another Python."; fi; \
+	rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV) && echo "$(CURDIR)" > $@
+
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+$(RUNTIME): $(VENV)/made pyproject.toml constraints.txt
+	@echo "Installing jaxpg into $(VENV) (the first time takes a minute or two)"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(DEV) $(NOTEBOOKS): $(VENV)/installed-%: $(VENV)/made pyproject.toml constraints.txt
+	@echo "Installing jaxpg[$*] into $(VENV) (the first time takes a minute or two)"
+	@$(PIP_INSTALL) -e '.[$*]'
+	@touch $(RUNTIME) $@

@@ -1,0 +1,92 @@
+"""jaxpg: policy gradients from whole batches of episodes, in one compiled step.
+
+    ∇J(θ)  =  E_{τ ~ π_θ} [ Σ_t ∇_θ log π_θ(a_t | s_t) · ( Ψ_t(τ) − b_t ) ]
+
+Each symbol has its module: `envs` (s, a, r, P), `policies` (π_θ), `rollout` (τ), `weights` (Ψ), `baselines` (b),
+`gradient` (the expectation), `algorithms` (θ ← θ + …), `exact` (the truth), `training` (runs).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from jaxpg import algorithms, baselines, envs, exact, policies, rollout, training, weights
+    from jaxpg.algorithms.reinforce import reinforce
+    from jaxpg.algorithms.types import Algorithm
+    from jaxpg.envs import Box, Discrete, Environment, MultiDiscrete, Timestep, make
+    from jaxpg.gradient import GradientEstimate, gradient_from, policy_gradient
+    from jaxpg.policies import Critic, Policy
+    from jaxpg.training.devices import use_cpu_cores
+    from jaxpg.training.evaluate import evaluate
+    from jaxpg.training.train import TrainResult, train
+
+# Where each public name lives. Modules are loaded at first use: `import jaxpg` costs little more than `import jax`.
+_HOMES = {
+    "Algorithm": "jaxpg.algorithms.types",
+    "Box": "jaxpg.envs",
+    "Critic": "jaxpg.policies",
+    "Discrete": "jaxpg.envs",
+    "Environment": "jaxpg.envs",
+    "GradientEstimate": "jaxpg.gradient",
+    "MultiDiscrete": "jaxpg.envs",
+    "Policy": "jaxpg.policies",
+    "Timestep": "jaxpg.envs",
+    "TrainResult": "jaxpg.training.train",
+    "evaluate": "jaxpg.training.evaluate",
+    "gradient_from": "jaxpg.gradient",
+    "make": "jaxpg.envs",
+    "policy_gradient": "jaxpg.gradient",
+    "reinforce": "jaxpg.algorithms.reinforce",
+    "train": "jaxpg.training.train",
+    "use_cpu_cores": "jaxpg.training.devices",
+}
+_MODULES = ("algorithms", "baselines", "envs", "exact", "policies", "rollout", "training", "weights")
+
+__all__ = [
+    "Algorithm",
+    "Box",
+    "Critic",
+    "Discrete",
+    "Environment",
+    "GradientEstimate",
+    "MultiDiscrete",
+    "Policy",
+    "Timestep",
+    "TrainResult",
+    "algorithms",
+    "baselines",
+    "envs",
+    "evaluate",
+    "exact",
+    "gradient_from",
+    "make",
+    "policies",
+    "policy_gradient",
+    "reinforce",
+    "rollout",
+    "train",
+    "training",
+    "use_cpu_cores",
+    "weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"jaxpg.{name}")
+    else:
+        import difflib
+
+        close = difflib.get_close_matches(name, __all__, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise AttributeError(f"module 'jaxpg' has no attribute {name!r}{hint}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

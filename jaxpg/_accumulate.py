@@ -1,0 +1,223 @@
+"""From stored steps to Σ_t w^t ∇ log π(a_t | s_t) (Ψ_t − b_t), summed over groups of episodes.
+
+First one backward pass over the rows of the buffer gives Ψ. It also finds each step's place in the *packed order*:
+episodes one after the other by slot, each step by step. Then the gradient runs over blocks of the packed order, which
+hold finished steps only, small enough for the cache; a block ends where a group does.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg._batching import any_member
+from jaxpg.baselines import Baseline
+from jaxpg.policies.base import Policy
+from jaxpg.rollout import Trajectory, float_dtype
+from jaxpg.weights import StepValues, Weight
+
+__all__ = ["Weighted", "sum_scores", "weigh"]
+
+
+class Weighted(NamedTuple):
+    """The buffer's steps with their weights.
+
+    Fields:
+      weight: Ψ [row, lane].
+      packed: [row · lane] where the k-th step of the packed order lies, as row · lanes + lane.
+      offset: [slot] the place of each slot's first step in the packed order.
+      length: [slot] steps of each slot; 0 for an episode that was not finished.
+      first: [slot] Ψ of the episode's first step.
+      peer_sum, peer_count: [group, time] Σ_j Ψ_{j,t} and the number of episodes in it; None without such a baseline.
+      peer_size: [group] episodes in the group.
+    """
+
+    weight: jax.Array
+    packed: jax.Array
+    offset: jax.Array
+    length: jax.Array
+    first: jax.Array
+    peer_sum: Any
+    peer_count: Any
+    peer_size: Any
+
+
+def peer_groups(num_slots: jax.Array, max_slots: int, group_size: int) -> tuple[jax.Array, jax.Array]:
+    """Groups of consecutive slots; a last group of one joins the group before it.
+
+    Returns:
+      (group [max_slots] of each slot, size [max_groups] of each group).
+    """
+    groups = jnp.maximum((num_slots + group_size - 1) // group_size - (num_slots % group_size == 1), 1)
+    slots = jnp.arange(max_slots, dtype=jnp.int32)
+    group = jnp.minimum(slots // group_size, groups - 1)
+    max_groups = -(-max_slots // group_size)
+    size = jnp.zeros(max_groups, jnp.int32).at[jnp.where(slots < num_slots, group, max_groups)].add(1, mode="drop")
+    return group, size
+
+
+def weigh(
+    buffer: Trajectory,
+    num_rows: jax.Array,
+    length: jax.Array,
+    num_slots: jax.Array,
+    weight: Weight,
+    baseline: Baseline,
+    *,
+    group_size: int,
+    max_time: int,
+) -> Weighted:
+    """The weights Ψ of the buffer's first `num_rows` rows, and the packed order of its finished steps.
+
+    Args:
+      buffer: `Trajectory` of [row, lane] arrays; `episode` is the slot.
+      length: [slot] episode lengths, 0 where not finished.
+      group_size, max_time: for a baseline of the group's other episodes: their number, and the episode limit.
+    """
+    max_rows, num_lanes = buffer.reward.shape
+    max_slots = length.shape[0]
+    lane_index = jnp.arange(num_lanes, dtype=jnp.int32)
+    offset = jnp.cumsum(length, dtype=jnp.int32) - length
+    floats = float_dtype()
+    peers = baseline.peers is not None
+    group, size = peer_groups(num_slots, max_slots, group_size) if peers else (None, None)
+    table = (size.shape[0], 1 if weight.whole_episode else max_time) if peers else None
+
+    def row_at(row):
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, row, 0, keepdims=False), buffer)
+
+    def increments(row, step):
+        following = jnp.minimum(row + 1, max_rows - 1)
+        next_value = None
+        if buffer.value is not None:
+            next_value = jax.lax.dynamic_index_in_dim(buffer.value, following, 0, keepdims=False)
+        values = StepValues(step.reward, step.value, next_value, step.terminated, step.truncated)
+        return weight.increment(values).astype(floats), weight.decay(values).astype(floats)
+
+    def ahead(row, step, stored):
+        """γⁿ x_{t+n}, where step t + n belongs to the same episode."""
+        n = weight.lookahead
+        later = jnp.minimum(row + n, max_rows - 1)
+        there = jax.tree.map(
+            lambda x: jax.lax.dynamic_index_in_dim(x, later, 0, keepdims=False),
+            (buffer.episode, buffer.time, buffer.valid, stored),
+        )
+        same = (row + n < num_rows) & there[2] & (there[0] == step.episode) & (there[1] == step.time + n)
+        return jnp.where(same, there[3] * jnp.asarray(weight.discount, floats) ** n, 0.0)
+
+    def body(state):
+        row, psi, finished, stored, result = state
+        row = row - 1
+        step = row_at(row)
+        ended = step.valid & (step.terminated | step.truncated)
+        finished = finished | ended
+        kept = step.valid & finished
+        increment, decay = increments(row, step)
+        if weight.lookahead is not None:
+            stored = jax.lax.dynamic_update_index_in_dim(stored, increment, row, 0)
+            increment = increment - ahead(row, step, stored)
+        psi = increment + jnp.where(ended, 0.0, decay * psi)
+        place = jnp.where(kept, offset[step.episode] + step.time, max_rows * num_lanes)
+        starts = kept & (step.time == 0)
+        result = result._replace(
+            weight=jax.lax.dynamic_update_index_in_dim(result.weight, psi, row, 0),
+            packed=result.packed.at[place].set(row * num_lanes + lane_index, mode="drop", unique_indices=True),
+            first=result.first.at[jnp.where(starts, step.episode, max_slots)].set(psi, mode="drop"),
+        )
+        if peers:
+            counted = starts if weight.whole_episode else kept
+            at = (jnp.where(counted, group[step.episode], table[0]), 0 if weight.whole_episode else step.time)
+            result = result._replace(
+                peer_sum=result.peer_sum.at[at].add(psi, mode="drop"),
+                peer_count=result.peer_count.at[at].add(1, mode="drop"),
+            )
+        return row, psi, finished, stored, result
+
+    start = Weighted(
+        weight=jnp.zeros((max_rows, num_lanes), floats),
+        packed=jnp.zeros(max_rows * num_lanes, jnp.int32),
+        offset=offset,
+        length=length,
+        first=jnp.zeros(max_slots, floats),
+        peer_sum=jnp.zeros(table, floats) if peers else None,
+        peer_count=jnp.zeros(table, jnp.int32) if peers else None,
+        peer_size=size,
+    )
+    zeros = jnp.zeros(num_lanes, floats)
+    stored = jnp.zeros((max_rows, num_lanes), floats) if weight.lookahead is not None else None
+    state = (num_rows, zeros, jnp.zeros(num_lanes, bool), stored, start)
+    return jax.lax.while_loop(lambda state: state[0] > 0, body, state)[-1]
+
+
+def sum_scores(
+    buffer: Trajectory,
+    weighted: Weighted,
+    policy: Policy,
+    params: Any,
+    weight: Weight,
+    baseline: Baseline,
+    *,
+    group_ends: jax.Array,
+    group_size: int,
+    num_slots: jax.Array,
+    block_size: int,
+    episode_weights: jax.Array | None = None,
+    sums: Any,
+) -> Any:
+    """Adds Σ_i p_i Σ_t w^t ∇ log π(a_t | s_t) (Ψ_t − b_t) to `sums`, over the finished episodes i of each group.
+
+    Args:
+      group_ends: [group] the number of slots up to and including the group's last; groups are ranges of slots.
+      episode_weights: [slot] p_i; None: 1.
+      sums: pytree like `params` with a leading [group] axis.
+    """
+    num_lanes = buffer.reward.shape[1]
+    flat = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), (buffer, weighted.weight))
+    total = jnp.sum(weighted.length, dtype=jnp.int32)
+    # Steps of the packed order up to each group's end.
+    offsets = jnp.append(weighted.offset, total)
+    step_ends = offsets[group_ends]
+    group = peer_groups(num_slots, weighted.length.shape[0], group_size)[0] if baseline.peers is not None else None
+    floats = float_dtype()
+    lanes = jnp.arange(block_size, dtype=jnp.int32)
+    del num_lanes
+
+    def advantages(step, psi):
+        """w^t (Ψ_t − b_t) for the steps of a block."""
+        if weight.whole_episode:
+            psi = weighted.first[step.episode]
+        if baseline.function is not None:
+            psi_less = psi - jax.vmap(baseline.function)(step.observation, step.time).astype(floats)
+        elif baseline.peers is not None:
+            g, t = group[step.episode], 0 if weight.whole_episode else step.time
+            b = baseline.peers(weighted.peer_sum[g, t], psi, weighted.peer_size[g], weighted.peer_count[g, t])
+            psi_less = psi - b
+        else:
+            psi_less = psi
+        if not _is_one(weight.state_discount):
+            psi_less = psi_less * jnp.asarray(weight.state_discount, floats) ** step.time
+        return psi_less if episode_weights is None else psi_less * episode_weights[step.episode]
+
+    def objective(params, observation, action, scale):
+        log_prob = jax.vmap(lambda o, a: policy.apply(params, o).log_prob(a))(observation, action)
+        return jnp.sum(scale * log_prob)
+
+    def body(state):
+        start, sums, _ = state
+        current = jnp.sum(step_ends <= start, dtype=jnp.int32)
+        end = jnp.minimum(start + block_size, step_ends[jnp.minimum(current, step_ends.shape[0] - 1)])
+        places = weighted.packed[jnp.minimum(start + lanes, total - 1)]
+        step, psi = jax.tree.map(lambda x: x[places], flat)
+        scale = jnp.where(start + lanes < end, advantages(step, psi), 0.0)
+        scale = jax.lax.stop_gradient(scale)
+        gradient = jax.grad(objective)(params, step.observation, step.action, scale)
+        sums = jax.tree.map(lambda s, g: s.at[current].add(g.astype(s.dtype), mode="drop"), sums, gradient)
+        return end, sums, any_member(end < total)
+
+    start = jnp.zeros((), jnp.int32)
+    return jax.lax.while_loop(lambda state: state[2], body, (start, sums, any_member(start < total)))[1]
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value == 1

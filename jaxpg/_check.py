@@ -1,0 +1,116 @@
+"""Argument checks: each raises one clear error that names the argument, what came, and what is accepted.
+
+Range checks apply to concrete values only: a hyperparameter may be a traced array (for `vmap` and `jit`), and then
+its value is not known here.
+"""
+
+import difflib
+import math
+import numbers
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["callable_", "count", "is_concrete", "key", "named", "nearest", "number", "optional", "positive", "unit"]
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether `value` is known now, not a tracer that stands for values to come."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`"; did you mean 'CartPole-v1'?"` for the closest of `names`, or an empty string."""
+    close = difflib.get_close_matches(str(name), list(names), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def named(argument: str, value: Any, accepted: Iterable[str]) -> str:
+    """`value`, if it is one of the strings in `accepted`."""
+    accepted = list(accepted)
+    if value not in accepted:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, accepted))}; got {value!r}"
+                         f"{nearest(value, accepted)}")
+    return value
+
+
+def callable_(argument: str, value: Any, what: str) -> Any:
+    """`value`, if it can be called; `what` describes the call that is expected."""
+    if not callable(value):
+        raise TypeError(f"{argument} must be a function {what}; got {type(value).__name__} ({value!r})")
+    return value
+
+
+def optional(check: Any, argument: str, value: Any, *rest: Any, **options: Any) -> Any:
+    """`None`, or what `check` makes of `value`."""
+    return None if value is None else check(argument, value, *rest, **options)
+
+
+def count(argument: str, value: Any, minimum: int = 1) -> int:
+    """`value` as a Python int of at least `minimum`; counts fix array shapes, so they cannot be traced."""
+    if not is_concrete(value):
+        raise TypeError(f"{argument} fixes an array's shape and must be a Python integer; got a traced value ({value})")
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{argument} must be an integer of at least {minimum}; got {value!r}")
+    try:
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{argument} must be an integer of at least {minimum}; got {type(value).__name__} ({value!r})"
+                        ) from None
+    if result < minimum:
+        raise ValueError(f"{argument} must be an integer of at least {minimum}; got {result}")
+    return result
+
+
+def number(argument: str, value: Any, low: float = -math.inf, high: float = math.inf, *,
+           exclusive: bool = False) -> Any:
+    """`value`, a finite real scalar in [low, high] (`exclusive`: in (low, high)). Traced scalars pass unread."""
+    bounds = f"in {'(' if exclusive else '['}{low:g}, {high:g}{')' if exclusive else ']'}"
+    accepted = "a finite real number" if (low, high) == (-math.inf, math.inf) else f"a finite real number {bounds}"
+    if isinstance(value, (bool, str, bytes)) or value is None:
+        raise TypeError(f"{argument} must be {accepted}; got {type(value).__name__} ({value!r})")
+    if not is_concrete(value):
+        if value.ndim or not jnp.issubdtype(value.dtype, jnp.number):
+            raise ValueError(f"{argument} must be {accepted}; got a traced array of shape {value.shape} and dtype "
+                             f"{value.dtype}: map over it with jax.vmap to pass one scalar at a time")
+        return value
+    if not isinstance(value, numbers.Real):
+        array = np.asarray(value)
+        if array.ndim or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+            raise TypeError(f"{argument} must be {accepted}; got {type(value).__name__} of shape {array.shape} and "
+                            f"dtype {array.dtype}")
+    scalar = float(value)
+    inside = (low < scalar < high) if exclusive else (low <= scalar <= high)
+    if not math.isfinite(scalar) or not inside:
+        raise ValueError(f"{argument} must be {accepted}; got {value}")
+    return value
+
+
+def unit(argument: str, value: Any) -> Any:
+    """`value`, a real scalar in [0, 1]."""
+    return number(argument, value, 0.0, 1.0)
+
+
+def positive(argument: str, value: Any) -> Any:
+    """`value`, a real scalar above 0."""
+    return number(argument, value, 0.0, math.inf, exclusive=True)
+
+
+def key(argument: str, value: Any) -> jax.Array:
+    """One random key as a typed key; a legacy `jax.random.PRNGKey` array is wrapped."""
+    accepted = "one random key from jax.random.key(seed)"
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if value.ndim:
+            raise ValueError(f"{argument} must be {accepted}; got an array of {value.shape} keys: use jax.vmap to map "
+                             f"over them, or pick one")
+        return value
+    if isinstance(value, (jax.Array, np.ndarray)) and value.dtype == np.uint32:
+        if value.ndim != 1:
+            raise ValueError(f"{argument} must be {accepted}; got a uint32 array of shape {value.shape}")
+        return jax.random.wrap_key_data(jnp.asarray(value))
+    hint = f": try jax.random.key({value})" if isinstance(value, int) else ""
+    raise TypeError(f"{argument} must be {accepted}; got {type(value).__name__}{hint}")

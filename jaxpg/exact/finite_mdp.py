@@ -1,0 +1,229 @@
+"""A finite Markov decision process whose return, gradient, curvature and estimators are known exactly."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpg import _check
+from jaxpg.envs.base import Environment
+from jaxpg.exact import environment, evaluation, gradients, planning
+
+__all__ = ["FiniteMDP"]
+
+_LEAVES = ("transition", "reward", "initial", "terminal", "discount")
+
+
+@dataclasses.dataclass(frozen=True)
+class FiniteMDP:
+    """States 0…S−1, actions 0…A−1, and the objective J(θ) = E[Σ_{t<H} γ^t r_t] of a policy π_θ(a | s).
+
+    Fields:
+      transition: [S, A, S], P(s' | s, a). Each row is a distribution.
+      reward: [S, A], or [S, A, S] where it depends on the state that is entered.
+      initial: [S], the distribution of s_0.
+      terminal: None, or booleans [S]. An episode ends, `terminated`, on entering a terminal state; nothing is earned
+        there, so these states' rows of `transition` and `reward` are never used. None may be initial.
+      discount: γ in [0, 1].
+      horizon: H, the number of steps after which an episode ends, `terminated` (it is part of the problem, so the
+        value beyond it is zero); or None: no limit, which needs γ < 1 or terminal states that every policy reaches.
+
+    The fields may be traced arrays (all but `horizon`), so MDPs can be mapped over with `jax.vmap` and differentiated;
+    the MDP is a pytree with the arrays as leaves. Values are checked where they are concrete.
+
+    What every method expects: `policy.apply(params, observation)` with an integer scalar observation (the state's
+    index) gives a distribution with `log_prob(action)` for integer actions; the policy has no memory. Arrays over
+    parameters ([P], [P, P]) are in the order of `jax.flatten_util.ravel_pytree(params)`.
+
+    Raises:
+      ValueError: shapes that do not fit, rows that are not distributions, numbers that are not finite, initial
+        probability on a terminal state, γ = 1 without a horizon or terminal states.
+    """
+
+    transition: Any
+    reward: Any
+    initial: Any
+    discount: Any = 0.9
+    horizon: int | None = None
+    terminal: Any = None
+
+    def __post_init__(self) -> None:
+        dtype = jnp.result_type(float)
+        for name in ("transition", "reward", "initial"):
+            object.__setattr__(self, name, _float_array(name, getattr(self, name), dtype))
+        object.__setattr__(self, "discount", jnp.asarray(_check.unit("discount", self.discount), dtype))
+        object.__setattr__(self, "horizon", _check.optional(_check.count, "horizon", self.horizon))
+        if self.terminal is not None:
+            object.__setattr__(self, "terminal", _boolean_array("terminal", self.terminal))
+        _check_shapes(self)
+        _check_values(self)
+
+    @property
+    def num_states(self) -> int:
+        """S."""
+        return self.transition.shape[0]
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return self.transition.shape[1]
+
+    @property
+    def alive(self) -> jax.Array:
+        """[S] floats: 1 where the state is not terminal, else 0."""
+        if self.terminal is None:
+            return jnp.ones(self.num_states, self.transition.dtype)
+        return 1.0 - self.terminal.astype(self.transition.dtype)
+
+    def environment(self, *, max_steps: int | None = None, geometric_stopping: bool = False) -> Environment:
+        """The same MDP as an `Environment`: observation the state's index, actions `Discrete(A)`.
+
+        Args:
+          max_steps: the length at which episodes are `truncated`; required where `horizon` is None.
+          geometric_stopping: each step ends the episode, `terminated`, with probability 1 − γ. The undiscounted return
+            of such episodes has mean J, so an infinite horizon can be sampled without bias.
+        """
+        return environment.make(self, max_steps=max_steps, geometric_stopping=geometric_stopping)
+
+    def objective(self, policy: Any, params: Any) -> jax.Array:
+        """J(θ) = E[Σ_t γ^t r_t], a scalar."""
+        return evaluation.objective(self, evaluation.probabilities(self, policy, params))
+
+    def values(self, policy: Any, params: Any) -> jax.Array:
+        """V_t(s) = E[Σ_{k≥t} γ^{k−t} r_k | s_t = s]: [H, S], or [S] without a horizon. Zero at terminal states."""
+        return evaluation.values(self, evaluation.probabilities(self, policy, params))
+
+    def action_values(self, policy: Any, params: Any) -> jax.Array:
+        """Q_t(s, a) = E[Σ_{k≥t} γ^{k−t} r_k | s_t = s, a_t = a]: [H, S, A], or [S, A] without a horizon."""
+        return evaluation.action_values(self, evaluation.probabilities(self, policy, params))
+
+    def state_distribution(self, policy: Any, params: Any, *, discounted: bool = False) -> jax.Array:
+        """Where the policy acts: P(s_t = s, the episode has not ended), [H, S]; `discounted` multiplies by γ^t.
+
+        Without a horizon it is the discounted distribution Σ_t γ^t P(s_t = s), [S], which is not normalised: it sums
+        to 1 / (1 − γ) where no state is terminal.
+        """
+        return evaluation.state_distribution(self, evaluation.probabilities(self, policy, params), discounted)
+
+    def policy_gradient(self, policy: Any, params: Any, *, method: str = "autodiff") -> Any:
+        """∇J(θ), a pytree like `params`.
+
+        Args:
+          method: "autodiff" through the recursion or linear solve for J; "occupancy", the policy gradient theorem
+            Σ_t γ^t d_t(s) π(a | s) ∇log π(a | s) Q_t(s, a); or "enumeration", E[R Σ_t ∇log π(a_t | s_t)] over every
+            trajectory, for tiny horizons. The three agree.
+        """
+        return gradients.policy_gradient(self, policy, params, method)
+
+    def hessian(self, policy: Any, params: Any) -> jax.Array:
+        """∇²J(θ), [P, P]."""
+        return gradients.hessian(self, policy, params)
+
+    def fisher(self, policy: Any, params: Any, *, discounted: bool = False) -> jax.Array:
+        """E[G Gᵀ] over an episode, G = Σ_t ψ_t, ψ_t = ∇log π(a_t | s_t): [P, P].
+
+        Scores of different steps are uncorrelated, so this is Σ_t E[ψ_t ψ_tᵀ]. `discounted` gives Σ_t γ^t E[ψ_t ψ_tᵀ],
+        which is E[G Gᵀ] of an episode that continues with probability γ after each step, and the metric of the
+        discounted state distribution (Kakade 2001; Bagnell & Schneider 2003). Without a horizon it is the discounted one.
+        """
+        return gradients.fisher(self, policy, params, discounted)
+
+    def natural_gradient(self, policy: Any, params: Any, *, damping: Any = 0.0, discounted: bool = False) -> Any:
+        """(F + λI)⁻¹ ∇J with F = `fisher(discounted=…)` and λ = `damping`, a pytree like `params`.
+
+        With λ = 0 the pseudo-inverse is used: F is singular for a softmax over logits. Source: Kakade (2001).
+        """
+        return gradients.natural_gradient(self, policy, params, damping, discounted)
+
+    def optimal_values(self) -> jax.Array:
+        """V*_t(s) by backward induction, [H, S]; by policy iteration without a horizon, [S]."""
+        return planning.optimal(self)[0]
+
+    def optimal_policy(self) -> jax.Array:
+        """Actions of an optimal deterministic policy: integers [H, S], or [S] without a horizon. Ties go to the first."""
+        return planning.optimal(self)[1]
+
+    def __repr__(self) -> str:
+        return (f"FiniteMDP(num_states={self.num_states}, num_actions={self.num_actions}, discount={self.discount}, "
+                f"horizon={self.horizon}, terminal={'None' if self.terminal is None else '[S] booleans'})")
+
+
+def _flatten_with_keys(mdp: FiniteMDP) -> tuple[tuple[Any, ...], Any]:
+    return tuple((jax.tree_util.GetAttrKey(name), getattr(mdp, name)) for name in _LEAVES), mdp.horizon
+
+
+def _unflatten(horizon: int | None, leaves: tuple[Any, ...]) -> FiniteMDP:
+    # Without __init__: tree transformations put tracers, None and placeholders at the leaves.
+    mdp = object.__new__(FiniteMDP)
+    for name, leaf in zip(_LEAVES, leaves, strict=True):
+        object.__setattr__(mdp, name, leaf)
+    object.__setattr__(mdp, "horizon", horizon)
+    return mdp
+
+
+jax.tree_util.register_pytree_with_keys(FiniteMDP, _flatten_with_keys, _unflatten)
+
+
+def _float_array(name: str, value: Any, dtype: Any) -> jax.Array:
+    if not hasattr(value, "dtype"):
+        try:
+            value = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} must be an array of numbers; got {type(value).__name__} ({value!r})") from None
+    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be an array of real numbers; got dtype {value.dtype}")
+    return jnp.asarray(value, dtype)
+
+
+def _boolean_array(name: str, value: Any) -> jax.Array:
+    value = value if hasattr(value, "dtype") else np.asarray(value)
+    if value.dtype != bool:
+        raise TypeError(f"{name} must be an array of booleans [S]; got dtype {value.dtype}")
+    return jnp.asarray(value)
+
+
+def _check_shapes(mdp: FiniteMDP) -> None:
+    shape = mdp.transition.shape
+    if len(shape) != 3 or shape[0] != shape[2] or 0 in shape:
+        raise ValueError(f"transition must have shape [S, A, S] with S, A ≥ 1; got {shape}"
+                         + (": map over several MDPs with jax.vmap" if len(shape) == 4 else ""))
+    states, actions, _ = shape
+    if mdp.reward.shape not in ((states, actions), shape):
+        raise ValueError(f"reward must have shape [S, A] = {(states, actions)} or [S, A, S] = {shape}; "
+                         f"got {mdp.reward.shape}")
+    if mdp.initial.shape != (states,):
+        raise ValueError(f"initial must have shape [S] = {(states,)}; got {mdp.initial.shape}")
+    if mdp.terminal is not None and mdp.terminal.shape != (states,):
+        raise ValueError(f"terminal must have shape [S] = {(states,)}; got {mdp.terminal.shape}")
+
+
+def _check_values(mdp: FiniteMDP) -> None:
+    for name in ("transition", "reward", "initial"):
+        value = getattr(mdp, name)
+        if _check.is_concrete(value) and not np.isfinite(value).all():
+            raise ValueError(f"{name} must hold finite numbers; got {value}")
+    _check_distributions("transition", mdp.transition)
+    _check_distributions("initial", mdp.initial)
+    if mdp.terminal is not None and _check.is_concrete(mdp.terminal) and _check.is_concrete(mdp.initial):
+        started = np.flatnonzero(np.asarray(mdp.terminal) & (np.asarray(mdp.initial) > 0))
+        if started.size:
+            raise ValueError(f"initial must put no probability on a terminal state, where an episode would have no "
+                             f"steps; state {started[0]} is terminal and has {mdp.initial[started[0]]}")
+    if mdp.horizon is None and mdp.terminal is None and _check.is_concrete(mdp.discount) and float(mdp.discount) == 1.0:
+        raise ValueError("discount must be below 1 where horizon is None and no state is terminal: the return is infinite")
+
+
+def _check_distributions(name: str, value: jax.Array) -> None:
+    if not _check.is_concrete(value):
+        return
+    rows = np.asarray(value, np.float64)
+    if (rows < 0).any():
+        where = tuple(int(i) for i in np.argwhere(rows < 0)[0])
+        raise ValueError(f"{name} must hold probabilities; entry {where} is {rows[where]:g}")
+    error = np.abs(rows.sum(-1) - 1.0)
+    if error.max() > 1e-5:
+        where = tuple(int(i) for i in np.argwhere(error > 1e-5)[0])
+        raise ValueError(f"{name} must sum to 1 over its last axis; " + (f"row {where}" if where else "it")
+                         + f" sums to {rows[where].sum():g}")
