@@ -64,26 +64,26 @@ clean: ## remove .venv, caches and built packages; runs and outputs stay
 
 # --- the environment -------------------------------------------------------------------------------------------------
 
-# A .venv is kept while it works, has a Python that is new enough, belongs to this folder (a moved one has scripts that
-# point elsewhere), and comes from PYTHON where PYTHON was named on the command line or in the environment.
-NAMED := $(if $(filter file default,$(origin PYTHON)),,named)
+# A .venv is kept while it works, has a Python that is new enough, belongs to this folder (the scripts of a moved one
+# point elsewhere), and is of the Python that PYTHON names, if the command line or the environment names one.
+NAMED := $(if $(filter file,$(origin PYTHON)),,yes)
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-WHICH := import sys; print(sys.base_prefix, sys.version_info[:3])
 HAS_PIP := import importlib.util as u; raise SystemExit(u.find_spec("pip") is None)
+WHICH := import sys; print(sys.base_prefix, sys.version)
 
 $(VENV)/made: FORCE
-	@if [ -x $(BIN)/python ] && $(BIN)/python -c '$(NEW_ENOUGH)' && $(BIN)/python -c '$(HAS_PIP)' \
-	    && { [ ! -e $@ ] || [ "$$(cat $@)" = "$(CURDIR)" ]; } \
-	    && { [ -z "$(NAMED)" ] || [ "$$($(PYTHON) -c '$(WHICH)')" = "$$($(BIN)/python -c '$(WHICH)')" ]; }; \
-	then [ -e $@ ] || echo "$(CURDIR)" > $@; exit 0; fi; \
-	if ! command -v "$(PYTHON)" > /dev/null; then \
-	    echo "There is no '$(PYTHON)' here. jaxpg needs Python 3.11 or newer; name one that you have:" >&2; \
-	    echo "    make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
-	if ! "$(PYTHON)" -c '$(NEW_ENOUGH)'; then \
-	    echo "jaxpg needs Python 3.11 or newer; '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1). Name another:" >&2; \
-	    echo "    make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	@works() { $(BIN)/python -c '$(NEW_ENOUGH)' && $(BIN)/python -c '$(HAS_PIP)'; }; \
+	here() { [ ! -e $@ ] || [ "$$(cat $@)" = "$(CURDIR)" ]; }; \
+	same() { [ -z "$(NAMED)" ] || [ "$$($(PYTHON) -c '$(WHICH)')" = "$$($(BIN)/python -c '$(WHICH)')" ]; }; \
+	if { works && here && same; } 2> /dev/null; then [ -e $@ ] || echo "$(CURDIR)" > $@; exit 0; fi; \
+	if ! version=$$($(PYTHON) --version 2>&1); then problem="'$(PYTHON)' does not run"; \
+	elif ! $(PYTHON) -c '$(NEW_ENOUGH)'; then problem="'$(PYTHON)' is $$version"; fi; \
+	if [ -n "$$problem" ]; then \
+	    echo "jaxpg needs Python 3.11 or newer, and $$problem. Name one that you have:" >&2; \
+	    echo "    make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; \
+	fi; \
 	if [ -e $(VENV) ]; then echo "Making $(VENV) again: it is broken, was moved, or is of another Python."; fi; \
-	rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV) && echo "$(CURDIR)" > $@
+	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && echo "$(CURDIR)" > $@
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 

@@ -57,6 +57,11 @@ def peer_groups(num_slots: jax.Array, max_slots: int, group_size: int) -> tuple[
     return group, size
 
 
+def recursion(increment: jax.Array, decay: jax.Array, ended: jax.Array, following: jax.Array) -> jax.Array:
+    """Ψ_t = x_t + c_t Ψ_{t+1}; what follows an episode's last step belongs to another episode."""
+    return increment + jnp.where(ended, 0.0, decay * following)
+
+
 def weigh(
     buffer: Trajectory,
     num_rows: jax.Array,
@@ -117,7 +122,7 @@ def weigh(
         if weight.lookahead is not None:
             stored = jax.lax.dynamic_update_index_in_dim(stored, increment, row, 0)
             increment = increment - ahead(row, step, stored)
-        psi = increment + jnp.where(ended, 0.0, decay * psi)
+        psi = recursion(increment, decay, ended, psi)
         place = jnp.where(kept, offset[step.episode] + step.time, max_rows * num_lanes)
         starts = kept & (step.time == 0)
         result = result._replace(
@@ -172,7 +177,6 @@ def sum_scores(
       episode_weights: [slot] p_i; None: 1.
       sums: pytree like `params` with a leading [group] axis.
     """
-    num_lanes = buffer.reward.shape[1]
     flat = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), (buffer, weighted.weight))
     total = jnp.sum(weighted.length, dtype=jnp.int32)
     # Steps of the packed order up to each group's end.
@@ -181,7 +185,6 @@ def sum_scores(
     group = peer_groups(num_slots, weighted.length.shape[0], group_size)[0] if baseline.peers is not None else None
     floats = float_dtype()
     lanes = jnp.arange(block_size, dtype=jnp.int32)
-    del num_lanes
 
     def advantages(step, psi):
         """w^t (Ψ_t − b_t) for the steps of a block."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxpg.envs.base import Environment
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "default", "make_plan", "require_max_steps", "row_bytes", "worst_rows"]
 
 # Per backend: lanes (about what keeps one row of activations in the cache, or fills the chip), steps of a block of the
 # backward pass, and bytes of the step buffers.
@@ -88,25 +88,25 @@ def make_plan(
     if not whole_groups:
         slots = min(chunk_size or MAX_SLOTS, num_episodes)
         slots = max(slots, lanes)
-        rows = min(_worst_rows(slots, lanes, longest), rows_in_budget // lanes // longest * longest)
-        return Plan(lanes, rows, slots, None, block_size or default("block_size"))
+        rows = min(worst_rows(slots, lanes, longest), rows_in_budget // lanes // longest * longest)
+        return Plan(lanes, rows, slots, None, min(block_size or default("block_size"), rows * lanes))
 
     chunk = chunk_size or _largest_chunk(num_episodes, lanes, longest, rows_in_budget, group_size)
     if group_size is not None:
         chunk = max(chunk // group_size, 1) * group_size
     slots = min(chunk + 1, num_episodes)  # A remainder of one episode joins the last chunk.
     lanes = min(lanes, slots)
-    rows = _worst_rows(slots, lanes, longest)
+    rows = worst_rows(slots, lanes, longest)
     if rows * lanes * bytes_per_row > budget and slots > 1:
         raise ValueError(
             f"{'group_size' if group_size else 'chunk_size'}: this baseline is made of a group's other episodes, which "
             f"must be in memory together; {slots} episodes of {env.name} take up to {rows * lanes * bytes_per_row:,} "
             f"bytes, buffer_bytes is {budget:,}. Give a smaller group_size or chunk_size, or a larger buffer_bytes"
         )
-    return Plan(lanes, rows, slots, min(chunk, num_episodes), block_size or default("block_size"))
+    return Plan(lanes, rows, slots, min(chunk, num_episodes), min(block_size or default("block_size"), rows * lanes))
 
 
-def _worst_rows(slots: int, lanes: int, longest: int) -> int:
+def worst_rows(slots: int, lanes: int, longest: int) -> int:
     """Rows that `slots` episodes fill at most: the last one starts when all lanes have been busy with the others."""
     if slots % lanes == 0 and slots // lanes == 1:
         return longest
@@ -116,6 +116,6 @@ def _worst_rows(slots: int, lanes: int, longest: int) -> int:
 def _largest_chunk(num_episodes: int, lanes: int, longest: int, rows_in_budget: int, group_size: int | None) -> int:
     """Up to 4,096 episodes, or as many as the budget holds whatever their lengths."""
     chunk = min(num_episodes, max(group_size or 0, 4096))
-    while chunk > 2 and _worst_rows(chunk + 1, min(lanes, chunk + 1), longest) * min(lanes, chunk + 1) > rows_in_budget:
+    while chunk > 2 and worst_rows(chunk + 1, min(lanes, chunk + 1), longest) * min(lanes, chunk + 1) > rows_in_budget:
         chunk = chunk // 2
     return max(chunk, group_size or 1)

@@ -7,14 +7,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxpg import _accumulate, _check, baselines, rollout, weights
 from jaxpg._batching import any_member
+from jaxpg._estimate import GradientEstimate, Moments, add_statistics, finish, no_moments
 from jaxpg._plan import Plan, default, make_plan, require_max_steps, row_bytes
 from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
@@ -26,61 +26,6 @@ from jaxpg.weights import Weight
 __all__ = ["GradientEstimate", "gradient_from", "policy_gradient"]
 
 DEFAULT_GROUPS = 32
-
-
-class GradientEstimate(NamedTuple):
-    """An estimate of ∇J(θ) with its error.
-
-    With g_i the term of episode i, Σ the covariance of g_i and N the number of episodes:
-
-    Fields:
-      gradient: pytree like params, ĝ = 1/N Σ_i g_i, the ascent direction of J.
-      variance: pytree like params, the variance of each coordinate of `gradient`: diag(Σ)/N, estimated from the sums
-        of g_i over `num_groups` groups of consecutive episodes; its relative standard error is about
-        √(2 / (num_groups − 1)). NaN for one group.
-      objective: mean over episodes of Σ_t γ^t r_t, with the weight's γ, from all N episodes; J(θ).
-      objective_error: standard error of `objective`. NaN for N = 1.
-      episode_return, episode_length: mean over episodes of the undiscounted return Σ_t r_t, and of the length.
-      gradient_norm, gradient_norm_error: ‖ĝ‖, and the standard error of ĝ in its own direction.
-      snr: signal-to-noise ratio ‖∇J‖ / √(tr Σ / N), with ‖∇J‖² estimated without bias by ‖ĝ‖² − tr Σ̂ / N (0 where
-        that is negative).
-      noise_scale: tr Σ / ‖∇J‖², the batch size in episodes at which signal equals noise (McCandlish et al., 2018);
-        infinite where no signal is seen.
-      trace: tr Σ / N, the variances summed over all coordinates.
-      num_episodes, num_steps, num_groups: counts; `num_steps` is an integer up to 2³¹, beyond it a rounded float.
-      utilization: played steps over steps that the lanes had room for.
-      num_nonfinite: episodes whose return is not finite; the estimate cannot be trusted unless it is 0.
-    """
-
-    gradient: Any
-    variance: Any
-    objective: jax.Array
-    objective_error: jax.Array
-    episode_return: jax.Array
-    episode_length: jax.Array
-    gradient_norm: jax.Array
-    gradient_norm_error: jax.Array
-    snr: jax.Array
-    noise_scale: jax.Array
-    trace: jax.Array
-    num_episodes: jax.Array
-    num_steps: jax.Array
-    num_groups: jax.Array
-    utilization: jax.Array
-    num_nonfinite: jax.Array
-
-
-class Moments(NamedTuple):
-    """Running sums over the finished episodes of a device; `mean` and `squares` (Σ (x − mean)²) are those of returns."""
-
-    sums: Any
-    count: jax.Array
-    mean: jax.Array
-    squares: jax.Array
-    mean_return: jax.Array
-    steps: jax.Array
-    room: jax.Array
-    nonfinite: jax.Array
 
 
 def policy_gradient(
@@ -144,7 +89,7 @@ def policy_gradient(
     def estimate(key, params):
         play = functools.partial(_play, env, policy, weight, baseline, num_episodes, num_groups, options)
         moments = play(key, params, 0, 1) if mesh is None else _on_devices(play, mesh, key, params)
-        return _finish(moments, num_episodes, num_groups)
+        return finish(moments, num_episodes, num_groups)
 
     compiled = jax.jit(estimate)
 
@@ -200,18 +145,8 @@ def _play(
     buffer = jax.tree.map(lambda x: jnp.zeros((plan.num_rows, plan.num_lanes, *x.shape), x.dtype), row)
     # Group g holds the episodes with ids in [g N / G, (g + 1) N / G).
     id_ends = jnp.asarray([num_episodes * (g + 1) // num_groups for g in range(num_groups)], jnp.int32)
-    floats = float_dtype()
-    zero = jnp.zeros((), floats)
-    moments = Moments(
-        sums=jax.tree.map(lambda p: jnp.zeros((num_groups, *jnp.shape(p)), jnp.result_type(p)), params),
-        count=jnp.zeros((), jnp.int32), mean=zero, squares=zero, mean_return=zero, room=zero,
-        steps=jnp.zeros((), _step_dtype(num_episodes, env.max_steps)),
-        nonfinite=jnp.zeros((), jnp.int32),
-    )
-    queue = Queue(
-        pending=jnp.full(plan.num_lanes, jnp.iinfo(jnp.int32).max, jnp.int32), num_pending=jnp.zeros((), jnp.int32),
-        next_id=first, num_slots=jnp.zeros((), jnp.int32),
-    )
+    moments = no_moments(params, num_groups, num_episodes, require_max_steps(env))
+    queue = Queue.of(first, 0, plan.num_lanes)
 
     def body(state):
         queue, buffer, moments, _ = state
@@ -226,8 +161,8 @@ def _play(
             group_ends=group_ends, group_size=baseline.group_size or plan.chunk or 1, max_time=env.max_steps,
             block_size=plan.block_size, sums=moments.sums,
         )
-        room = num_rows.astype(floats) * plan.num_lanes
-        moments = _add_statistics(moments._replace(sums=sums, room=moments.room + room), statistics)
+        room = num_rows.astype(moments.room.dtype) * plan.num_lanes
+        moments = add_statistics(moments._replace(sums=sums, room=moments.room + room), statistics)
         return rest, buffer, moments, any_member((rest.num_pending > 0) | (rest.next_id < last))
 
     state = (queue, buffer, moments, any_member(first < last))
@@ -286,35 +221,6 @@ def _slots_before(queue: Queue, ids: jax.Array, plan: Plan) -> jax.Array:
     return before_pending + jnp.clip(ids - queue.next_id, 0, num_new)
 
 
-def _step_dtype(num_episodes: int, max_steps: int) -> Any:
-    """Integers where the number of steps cannot pass 2³¹, else floats."""
-    return jnp.int32 if num_episodes * max_steps < 2**31 else float_dtype()
-
-
-def _add_statistics(moments: Moments, episodes: rollout.EpisodeStatistics) -> Moments:
-    """Merges the finished episodes into the running moments (Chan et al., 1983)."""
-    finished = episodes.length > 0
-    floats = moments.mean.dtype
-    count = jnp.sum(finished, dtype=jnp.int32)
-    total = moments.count + count
-    share = count.astype(floats) / jnp.maximum(total, 1).astype(floats)
-
-    def mean(x):
-        return jnp.sum(jnp.where(finished, x, 0).astype(floats)) / jnp.maximum(count, 1).astype(floats)
-
-    new_mean = mean(episodes.discounted_returns)
-    squares = jnp.sum(jnp.where(finished, (episodes.discounted_returns - new_mean) ** 2, 0.0))
-    shift = new_mean - moments.mean
-    return moments._replace(
-        count=total,
-        mean=moments.mean + share * shift,
-        squares=moments.squares + squares + shift**2 * share * moments.count.astype(floats),
-        mean_return=moments.mean_return + share * (mean(episodes.returns) - moments.mean_return),
-        steps=moments.steps + jnp.sum(episodes.length, dtype=jnp.int32).astype(moments.steps.dtype),
-        nonfinite=moments.nonfinite + jnp.sum(finished & ~jnp.isfinite(episodes.returns), dtype=jnp.int32),
-    )
-
-
 def _on_devices(play: Callable, mesh: jax.sharding.Mesh, key: jax.Array, params: Any) -> Moments:
     """`play` on every device of the mesh, and the merged moments."""
     names = tuple(mesh.axis_names)
@@ -337,41 +243,118 @@ def _on_devices(play: Callable, mesh: jax.sharding.Mesh, key: jax.Array, params:
     return jax.shard_map(on_device, mesh=mesh, in_specs=replicated, out_specs=replicated, check_vma=False)(key, params)
 
 
-def _finish(moments: Moments, num_episodes: int, num_groups: int) -> GradientEstimate:
-    """The estimate and its errors from the groups' sums."""
-    floats = moments.mean.dtype
-    sizes = jnp.asarray(
-        np.diff([num_episodes * g // num_groups for g in range(num_groups + 1)]), floats
+
+
+def gradient_from(
+    trajectory: Trajectory,
+    policy: Policy,
+    params: Any,
+    weight: Weight | None = None,
+    baseline: Baseline | None = None,
+    probabilities: Any = None,
+    *,
+    num_episodes: int | None = None,
+    num_groups: int | None = None,
+    block_size: int | None = None,
+) -> GradientEstimate:
+    """The policy gradient from stored episodes, by the same code as `policy_gradient`.
+
+    Fed with every trajectory of a small problem and their probabilities it gives the estimator's exact mean.
+
+    Args:
+      trajectory: whole episodes as [step, lane] arrays, back to back in the lanes in any arrangement. `episode` holds ids
+        0 … N − 1. A truncated episode is followed by a row that is not `valid` and holds its final observation, if the
+        weight has a value function. `log_prob`, `value` and `carry` are not looked at.
+      policy, params: π_θ. They should be those that acted: nothing corrects for another policy here.
+      weight, baseline: as in `policy_gradient`; all episodes are in memory, so the default group of a baseline made of
+        other episodes is all N.
+      probabilities: [N] p_i: the estimate is Σ_i p_i g_i, and its variances are NaN. None: p_i = 1/N.
+      num_episodes: N; needed where `trajectory` is traced and no probabilities are given.
+      num_groups, block_size: as in `policy_gradient`.
+    Raises:
+      ValueError, TypeError: as `policy_gradient`; and for episodes that are not whole, where that can be seen.
+    """
+    weight = weights.reward_to_go(discount=0.99) if weight is None else _record("weight", weight, Weight)
+    baseline = baselines.none() if baseline is None else _record("baseline", baseline, Baseline)
+    _record("trajectory", trajectory, Trajectory)
+    _record("policy", policy, Policy)
+    shape = jnp.shape(trajectory.reward)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"trajectory must hold [step, lane] arrays with at least one step; reward has shape {shape}")
+    num_episodes = _number_of_episodes(trajectory, probabilities, num_episodes)
+    if baseline.peers is not None and num_episodes < 2:
+        raise ValueError(f"num_episodes must be at least 2 for a baseline made of the other episodes; got {num_episodes}")
+    num_groups = min(_check.optional(_check.count, "num_groups", num_groups) or DEFAULT_GROUPS, num_episodes)
+    floats = float_dtype()
+    trajectory = trajectory._replace(
+        reward=jnp.asarray(trajectory.reward, floats), terminated=jnp.asarray(trajectory.terminated, bool),
+        truncated=jnp.asarray(trajectory.truncated, bool) & ~jnp.asarray(trajectory.terminated, bool),
+        valid=jnp.asarray(trajectory.valid, bool), log_prob=None, carry=None,
+        value=None if weight.value is None else jax.vmap(jax.vmap(weight.value))(
+            trajectory.observation, trajectory.time).astype(floats),
+    )
+    statistics = _episode_statistics(trajectory, num_episodes, weight.discount)
+    if _check.is_concrete(statistics.length) and not bool(jnp.all(statistics.length > 0)):
+        missing = [int(i) for i in jnp.flatnonzero(statistics.length == 0)[:5]]
+        raise ValueError(f"trajectory must hold whole episodes 0 … {num_episodes - 1}; missing or without an end: "
+                         f"{missing}")
+    group_ends = jnp.asarray([num_episodes * (g + 1) // num_groups for g in range(num_groups)], jnp.int32)
+    moments = no_moments(params, num_groups, num_episodes, shape[0])
+    sums = _sum_terms(
+        trajectory, jnp.asarray(shape[0], jnp.int32), statistics.length, jnp.asarray(num_episodes, jnp.int32), policy,
+        params, weight, baseline, group_ends=group_ends, group_size=baseline.group_size or num_episodes,
+        max_time=shape[0], block_size=min(block_size or default("block_size"), shape[0] * shape[1]), sums=moments.sums,
+        episode_weights=None if probabilities is None else jnp.asarray(probabilities, floats),
+    )
+    room = jnp.asarray(shape[0] * shape[1], floats)
+    estimate = finish(add_statistics(moments._replace(sums=sums, room=room), statistics), num_episodes, num_groups)
+    if probabilities is None:
+        return estimate
+    return _with_probabilities(estimate, sums, jnp.asarray(probabilities, floats), statistics)
+
+
+def _number_of_episodes(trajectory: Trajectory, probabilities: Any, num_episodes: Any) -> int:
+    if num_episodes is not None:
+        num_episodes = _check.count("num_episodes", num_episodes)
+    if probabilities is not None:
+        shape = jnp.shape(probabilities)
+        if len(shape) != 1 or (num_episodes or shape[0]) != shape[0]:
+            raise ValueError(f"probabilities must have shape [N] with N = num_episodes = {num_episodes}; got {shape}")
+        return shape[0]
+    if num_episodes is None:
+        if not _check.is_concrete(trajectory.episode):
+            raise ValueError("num_episodes is required where the trajectory is traced")
+        num_episodes = int(jnp.max(jnp.where(trajectory.valid, trajectory.episode, 0))) + 1
+    return num_episodes
+
+
+def _episode_statistics(trajectory: Trajectory, num_episodes: int, discount: Any) -> rollout.EpisodeStatistics:
+    """Lengths and returns of the stored episodes, [N]."""
+    ended = trajectory.valid & (trajectory.terminated | trajectory.truncated)
+    floats = trajectory.reward.dtype
+    reward = jnp.where(trajectory.valid, trajectory.reward, 0.0)
+    slots = jnp.where(trajectory.valid, trajectory.episode, num_episodes)
+    zeros = jnp.zeros(num_episodes, floats)
+    return rollout.EpisodeStatistics(
+        length=jnp.zeros(num_episodes, jnp.int32)
+        .at[jnp.where(ended, trajectory.episode, num_episodes)].set(trajectory.time + 1, mode="drop"),
+        returns=zeros.at[slots].add(reward, mode="drop"),
+        discounted_returns=zeros.at[slots].add(
+            reward * jnp.asarray(discount, floats) ** trajectory.time, mode="drop"),
     )
 
-    def column(x, leaf):
-        return x.reshape((-1,) + (1,) * (leaf.ndim - 1)).astype(leaf.dtype)
 
-    gradient = jax.tree.map(lambda s: jnp.sum(s, axis=0) / num_episodes, moments.sums)
-    # Group g's sum less its share of the mean, over √n_g: mean 0, covariance Σ (1 − n_g / N).
-    residuals = jax.tree.map(lambda s, g: (s - column(sizes, s) * g) / jnp.sqrt(column(sizes, s)), moments.sums, gradient)
-    scale = 1.0 / ((num_groups - 1) * num_episodes) if num_groups > 1 else jnp.nan
-    variance = jax.tree.map(lambda r: jnp.sum(r**2, axis=0) * scale, residuals)
-
-    def total(tree):
-        return functools.reduce(jnp.add, [jnp.sum(x).astype(floats) for x in jax.tree.leaves(tree)])
-
-    squared_norm = total(jax.tree.map(jnp.square, gradient))
-    norm = jnp.sqrt(squared_norm)
-    along = functools.reduce(jnp.add, [
-        jnp.sum((r * g).reshape(num_groups, -1), axis=1).astype(floats)
-        for r, g in zip(jax.tree.leaves(residuals), jax.tree.leaves(gradient), strict=True)
-    ])
-    trace = total(variance)
-    signal = jnp.maximum(squared_norm - trace, 0.0)
-    signal = jnp.where(jnp.isnan(trace), jnp.nan, signal)
-    error = jnp.sqrt(moments.squares / (num_episodes - 1) / num_episodes) if num_episodes > 1 else jnp.nan
-    return GradientEstimate(
-        gradient=gradient, variance=variance, objective=moments.mean, objective_error=jnp.asarray(error, floats),
-        episode_return=moments.mean_return, episode_length=moments.steps.astype(floats) / num_episodes, gradient_norm=norm,
-        gradient_norm_error=jnp.sqrt(jnp.sum(along**2) * scale) / norm, snr=jnp.sqrt(signal / trace),
-        noise_scale=num_episodes * trace / signal, trace=trace, num_episodes=moments.count,
-        num_steps=moments.steps,
-        num_groups=jnp.asarray(num_groups, jnp.int32), utilization=moments.steps.astype(floats) / moments.room,
-        num_nonfinite=moments.nonfinite,
+def _with_probabilities(
+    estimate: GradientEstimate, sums: Any, probabilities: jax.Array, statistics: rollout.EpisodeStatistics
+) -> GradientEstimate:
+    """The weighted sums in place of the means; what is known of their spread only if episodes weigh alike is NaN."""
+    nan = jnp.full((), jnp.nan, probabilities.dtype)
+    gradient = jax.tree.map(lambda s: jnp.sum(s, axis=0), sums)
+    squared_norm = sum(jnp.sum(g**2).astype(nan.dtype) for g in jax.tree.leaves(gradient))
+    return estimate._replace(
+        gradient=gradient, variance=jax.tree.map(lambda g: jnp.full_like(g, jnp.nan), gradient),
+        objective=jnp.sum(probabilities * statistics.discounted_returns), objective_error=nan,
+        episode_return=jnp.sum(probabilities * statistics.returns),
+        episode_length=jnp.sum(probabilities * statistics.length),
+        gradient_norm=jnp.sqrt(squared_norm), gradient_norm_error=nan, snr=nan, noise_scale=nan, trace=nan,
     )

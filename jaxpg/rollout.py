@@ -2,14 +2,12 @@
 
 `episodes` plays whole episodes packed back to back: a lane whose episode ends takes the next episode id until all
 are played, so no step is computed for a dead lane except in the tail, no episode is favoured for being short and none
-is cut. `segment` plays a fixed number of steps and goes on where the last segment stopped, for actor-critic methods.
-Both take the same lane step.
+is cut. `collect` keeps all their steps. `jaxpg.segments` takes the same lane step for segments of fixed length.
 
-Randomness goes by name. Episode i of `episodes` has the key e = fold_in(key, i) (of `segment`: the lane's c-th episode
-has e = fold_in(fold_in(key, lane), c)). Its reset draws from fold_in(e, 0); its step t has the key
-k = fold_in(e, t + 1): the action draws from k, the environment from fold_in(k, 2³² − 1), a counter that no draw from k
-reaches. What an episode is therefore depends on its name alone: not on lanes, chunks, devices or `vmap`. Where the
-environment ignores its key, the compiler drops the derivation.
+Randomness goes by name. Episode i has the key e = fold_in(key, i). Its reset draws from fold_in(e, 0); its step t has
+the key k = fold_in(e, t + 1): the action draws from k, the environment from fold_in(k, 2³² − 1), a counter that no draw
+from k reaches. What an episode is therefore depends on its name alone: not on lanes, chunks, devices or `vmap`. Where
+the environment ignores its key, the compiler drops the derivation.
 """
 
 from collections.abc import Callable
@@ -19,11 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpg import _check
 from jaxpg._batching import any_member
+from jaxpg._plan import default, require_max_steps, worst_rows
 from jaxpg.envs.base import Environment
 from jaxpg.policies.base import Policy
 
-__all__ = ["EpisodeStatistics", "Lanes", "Queue", "Trajectory", "episodes", "segment", "start_segments"]
+__all__ = ["EpisodeStatistics", "Lanes", "Queue", "Trajectory", "collect", "episodes"]
 
 ENVIRONMENT_STREAM = np.uint32(2**32 - 1)
 
@@ -100,6 +100,13 @@ class Queue(NamedTuple):
     next_id: jax.Array
     num_slots: jax.Array
 
+    @classmethod
+    def of(cls, first_id: Any, num_slots: Any, num_lanes: int) -> "Queue":
+        """The `num_slots` episodes from `first_id` on."""
+        none = jnp.full(num_lanes, jnp.iinfo(jnp.int32).max, jnp.int32)
+        zero = jnp.zeros((), jnp.int32)
+        return cls(none, zero, jnp.asarray(first_id, jnp.int32), jnp.asarray(num_slots, jnp.int32))
+
     def ids(self, slots: jax.Array) -> jax.Array:
         """The episode id of each slot."""
         pending = self.pending[jnp.clip(slots, 0, self.pending.shape[0] - 1)]
@@ -159,6 +166,11 @@ def reset_lane(env: Environment, policy: Policy, key: jax.Array, episode: jax.Ar
     )
 
 
+def key_for_environment(key: jax.Array) -> jax.Array:
+    """The environment's key of the step with this key: independent of all that the action draws."""
+    return jax.random.fold_in(key, ENVIRONMENT_STREAM)
+
+
 def play_step(
     env: Environment, policy: Policy, params: Any, lane: Lanes, discount: Any, deterministic: bool = False
 ) -> tuple[Lanes, Trajectory]:
@@ -168,7 +180,7 @@ def play_step(
     truncates it if nothing else has ended it.
     """
     key = jax.random.fold_in(lane.key, lane.time + 1)
-    environment_key = jax.random.fold_in(key, ENVIRONMENT_STREAM)
+    environment_key = key_for_environment(key)
     if policy.initial_carry is None:
         distribution, carry = policy.apply(params, lane.observation), None
     else:
@@ -269,6 +281,7 @@ def episodes(
     max_slots: int,
     discount: Any = None,
     value: Callable | None = None,
+    final_rows: bool | None = None,
     record: Callable[[Trajectory], Any] = lambda row: row,
     deterministic: bool = False,
 ) -> tuple[Any, jax.Array, EpisodeStatistics, Queue]:
@@ -280,8 +293,9 @@ def episodes(
       num_rows: the rows that the buffer holds; without a buffer, the most rows to play.
       max_slots: static bound of `queue.num_slots`.
       discount: for `discounted_returns`; None leaves them 0.
-      value: (observation, time) -> value, recorded for every row. Truncated episodes then keep one extra row with their
-        final observation.
+      value: (observation, time) -> value, recorded for every row.
+      final_rows: keep one extra row with the final observation of each truncated episode; default: where there is a
+        `value`.
       record: what of a `Trajectory` row is kept. `episode` in it is the slot.
 
     Returns:
@@ -289,7 +303,7 @@ def episodes(
       length 0 belong to episodes that were not finished; they head the new queue.
     """
     num_lanes = queue.pending.shape[0]
-    final_rows = value is not None
+    final_rows = value is not None if final_rows is None else final_rows
 
     def lanes_for(slots):
         ids = queue.ids(slots)
@@ -367,3 +381,53 @@ def episodes(
         num_slots=jnp.sum(unfinished, dtype=jnp.int32),
     )
     return end.buffer, end.row, statistics, rest
+
+
+def collect(
+    env: Environment,
+    policy: Policy,
+    params: Any,
+    key: Any,
+    *,
+    num_episodes: int,
+    num_lanes: int | None = None,
+    discount: Any = None,
+    final_rows: bool = True,
+) -> tuple[Trajectory, EpisodeStatistics]:
+    """All steps of `num_episodes` whole episodes, for `gradient_from`, for fitting critics, or to look at.
+
+    Memory is that of the worst case, num_episodes × env.max_steps steps.
+
+    Args:
+      discount: γ of the `discounted_returns`; None leaves them 0.
+      final_rows: follow truncated episodes by a row that is not `valid` and holds their final observation, which weights
+        with a value function need.
+    Returns:
+      (trajectory of [row, lane] arrays, statistics [num_episodes]).
+    """
+    num_episodes = _check.count("num_episodes", num_episodes)
+    key = _check.key("key", key)
+    longest = require_max_steps(env) + final_rows
+    num_lanes = min(_check.optional(_check.count, "num_lanes", num_lanes) or default("num_lanes"), num_episodes)
+    num_rows = worst_rows(num_episodes, num_lanes, longest)
+
+    def example(params):
+        lane = reset_lane(env, policy, jax.random.key(0), jnp.zeros((), jnp.int32), discount)
+        return strong(play_step(env, policy, params, lane, discount)[1])
+
+    buffer = jax.tree.map(
+        lambda x: jnp.zeros((num_rows, num_lanes, *x.shape), x.dtype), jax.eval_shape(example, params)
+    )
+    trajectory, _, statistics, _ = episodes(
+        env,
+        policy,
+        params,
+        key,
+        Queue.of(0, num_episodes, num_lanes),
+        buffer,
+        num_rows=num_rows,
+        max_slots=num_episodes,
+        discount=discount,
+        final_rows=final_rows,
+    )
+    return trajectory, statistics

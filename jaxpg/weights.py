@@ -250,6 +250,24 @@ def backward_recursion(increments: jax.Array, decays: jax.Array) -> jax.Array:
     return weights
 
 
+def trajectory_weights(trajectory: Any, weight: Weight, last_value: Any = None) -> jax.Array:
+    """Ψ_t for the rows of a `Trajectory`, [step, lane], for a weight that looks forward from each step.
+
+    Rows that are not valid and steps of unfinished episodes hold what the recursion passes through them; with
+    `last_value`, [lane], the values of the observations behind the last row, unfinished episodes bootstrap from these.
+    """
+    if weight.whole_episode or weight.lookahead is not None:
+        raise ValueError("weight must be a plain recursion (reward_to_go, gae, td_residual)")
+    next_value = None
+    if weight.value is not None:
+        last = jnp.zeros_like(trajectory.value[0]) if last_value is None else last_value
+        next_value = jnp.concatenate([trajectory.value[1:], last[None]])
+    steps = StepValues(trajectory.reward, trajectory.value, next_value, trajectory.terminated, trajectory.truncated)
+    ended = trajectory.terminated | trajectory.truncated
+    increments = weight.increment(steps)
+    return backward_recursion(increments, jnp.where(ended, 0.0, weight.decay(steps)).astype(increments.dtype))
+
+
 def _time_major(argument: str, array: Any) -> jax.Array:
     array = jnp.asarray(array)
     if not jnp.issubdtype(array.dtype, jnp.floating):

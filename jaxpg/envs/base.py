@@ -64,6 +64,10 @@ class Environment:
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a string; got {type(self.name).__name__}")
 
+    def __hash__(self) -> int:
+        """By the functions: a space may be a dict, which has no hash."""
+        return hash((self.reset, self.step, self.max_steps, self.name))
+
     def __repr__(self) -> str:
         return (f"Environment({self.name!r}, observation_space={self.observation_space}, "
                 f"action_space={self.action_space}, max_steps={self.max_steps})")

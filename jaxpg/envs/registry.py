@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
+from jaxpg.envs._gymnax_corrections import corrected_bounds, corrected_rules
 from jaxpg.envs.base import Environment
 from jaxpg.envs.gymnax import from_gymnax
 
@@ -98,6 +99,7 @@ def _make_gymnax(name: str, max_steps: int | None, parameters: dict[str, Any]) -
         values = {field: jnp.asarray(value) if isinstance(value, np.ndarray) else value
                   for field, value in given.items()}
     result = from_gymnax(environment, dataclasses.replace(defaults, **values), max_steps=max_steps, name=name)
+    result = dataclasses.replace(result, observation_space=corrected_bounds(name, result.observation_space))
     if key is not None:
         while len(_environments) >= _MAX_KEPT:
             _environments.pop(next(iter(_environments)))
@@ -141,8 +143,6 @@ def _import_gymnax() -> Any:
 
 def _gymnax_environment(name: str, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
     """gymnax's environment, as gymnasium defines it, and its default parameters."""
-    from jaxpg.envs import gymnax_corrections
-
     gymnax = _import_gymnax()
     with jax.ensure_compile_time_eval():
         try:
@@ -150,7 +150,7 @@ def _gymnax_environment(name: str, arguments: Mapping[str, Any]) -> tuple[Any, A
         except (AssertionError, TypeError, ValueError) as error:
             given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
             raise ValueError(f"{name} cannot be built with {given}: {error or type(error).__name__}") from error
-        environment = gymnax_corrections.corrected(name, environment)
+        environment = corrected_rules(name, environment)
         return environment, environment.default_params
 
 

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jaxpg import _check
 from jaxpg.envs.base import Environment
-from jaxpg.exact import environment, evaluation, gradients, planning
+from jaxpg.exact import covariance, environment, evaluation, gradients, planning
+from jaxpg.exact.precision import precise
 
 __all__ = ["FiniteMDP"]
 
@@ -87,18 +89,22 @@ class FiniteMDP:
         """
         return environment.make(self, max_steps=max_steps, geometric_stopping=geometric_stopping)
 
+    @precise
     def objective(self, policy: Any, params: Any) -> jax.Array:
         """J(θ) = E[Σ_t γ^t r_t], a scalar."""
         return evaluation.objective(self, evaluation.probabilities(self, policy, params))
 
+    @precise
     def values(self, policy: Any, params: Any) -> jax.Array:
         """V_t(s) = E[Σ_{k≥t} γ^{k−t} r_k | s_t = s]: [H, S], or [S] without a horizon. Zero at terminal states."""
         return evaluation.values(self, evaluation.probabilities(self, policy, params))
 
+    @precise
     def action_values(self, policy: Any, params: Any) -> jax.Array:
         """Q_t(s, a) = E[Σ_{k≥t} γ^{k−t} r_k | s_t = s, a_t = a]: [H, S, A], or [S, A] without a horizon."""
         return evaluation.action_values(self, evaluation.probabilities(self, policy, params))
 
+    @precise
     def state_distribution(self, policy: Any, params: Any, *, discounted: bool = False) -> jax.Array:
         """Where the policy acts: P(s_t = s, the episode has not ended), [H, S]; `discounted` multiplies by γ^t.
 
@@ -107,6 +113,7 @@ class FiniteMDP:
         """
         return evaluation.state_distribution(self, evaluation.probabilities(self, policy, params), discounted)
 
+    @precise
     def policy_gradient(self, policy: Any, params: Any, *, method: str = "autodiff") -> Any:
         """∇J(θ), a pytree like `params`.
 
@@ -117,10 +124,12 @@ class FiniteMDP:
         """
         return gradients.policy_gradient(self, policy, params, method)
 
+    @precise
     def hessian(self, policy: Any, params: Any) -> jax.Array:
         """∇²J(θ), [P, P]."""
         return gradients.hessian(self, policy, params)
 
+    @precise
     def fisher(self, policy: Any, params: Any, *, discounted: bool = False) -> jax.Array:
         """E[G Gᵀ] over an episode, G = Σ_t ψ_t, ψ_t = ∇log π(a_t | s_t): [P, P].
 
@@ -130,6 +139,7 @@ class FiniteMDP:
         """
         return gradients.fisher(self, policy, params, discounted)
 
+    @precise
     def natural_gradient(self, policy: Any, params: Any, *, damping: Any = 0.0, discounted: bool = False) -> Any:
         """(F + λI)⁻¹ ∇J with F = `fisher(discounted=…)` and λ = `damping`, a pytree like `params`.
 
@@ -137,10 +147,47 @@ class FiniteMDP:
         """
         return gradients.natural_gradient(self, policy, params, damping, discounted)
 
+    @precise
+    def mean(self, policy: Any, params: Any, *, weight: Any = None, baseline: Any = None, num_episodes: int = 1,
+             behavior: tuple[Any, Any] | None = None) -> Any:
+        """E[ĝ] of an estimate, a pytree like `params`; arguments as in `covariance`."""
+        mean, _ = covariance.estimate_moments(self, policy, params, weight, baseline, num_episodes, behavior)
+        return ravel_pytree(params)[1](mean)
+
+    @precise
+    def bias(self, policy: Any, params: Any, *, weight: Any = None, baseline: Any = None, num_episodes: int = 1,
+             behavior: tuple[Any, Any] | None = None) -> Any:
+        """E[ĝ] − ∇J of an estimate, a pytree like `params`; arguments as in `covariance`."""
+        mean = self.mean(policy, params, weight=weight, baseline=baseline, num_episodes=num_episodes, behavior=behavior)
+        return jax.tree.map(jnp.subtract, mean, self.policy_gradient(policy, params))
+
+    @precise
+    def covariance(self, policy: Any, params: Any, *, weight: Any = None, baseline: Any = None, num_episodes: int = 1,
+                   behavior: tuple[Any, Any] | None = None) -> jax.Array:
+        """Cov(ĝ) of the estimate ĝ, the average of Σ_t w^t ψ_t (Ψ_t − b_t) over `num_episodes` episodes: [P, P].
+
+        Exact, by a recursion for the moments over states (no sampling, no enumeration), in O(H (S² A P + S A P²)).
+
+        Args:
+          weight: Ψ, from `jaxpg.weights`, or a `jaxpg.exact.Recursion`; None: `reward_to_go` with the MDP's discount.
+            Without a horizon a value function is called with time 0.
+          baseline: b, from `jaxpg.baselines`; None: none. Baselines made of other episodes (`leave_one_out`) need
+            `num_episodes` of at least 2; their group is by default all of the episodes. A time baseline made of the
+            episodes that reach a step is available where no state is terminal.
+          num_episodes: N.
+          behavior: None, or (policy, params) of the policy that acts; every step is then weighted by its importance
+            ratio, and the mean stays what it is on-policy.
+        Raises:
+          ValueError: no exact moments for this combination, or (without a horizon) infinite ones.
+        """
+        return covariance.estimate_moments(self, policy, params, weight, baseline, num_episodes, behavior)[1]
+
+    @precise
     def optimal_values(self) -> jax.Array:
         """V*_t(s) by backward induction, [H, S]; by policy iteration without a horizon, [S]."""
         return planning.optimal(self)[0]
 
+    @precise
     def optimal_policy(self) -> jax.Array:
         """Actions of an optimal deterministic policy: integers [H, S], or [S] without a horizon. Ties go to the first."""
         return planning.optimal(self)[1]

@@ -4,9 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jaxpg import _check
 
-__all__ = ["Critic", "Policy"]
+__all__ = ["Critic", "Policy", "params_check"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +19,8 @@ class Policy:
     Fields:
       init: key -> params, a pytree of float arrays.
       apply: (params, observation) -> distribution over actions, anything with `sample(key)` and `log_prob(action)`
-        (and `entropy()`, `mode()`, `kl_divergence(other)` for what needs them). A policy with memory:
+        (and `entropy()`, `mode()`, `kl_divergence(other)` for what needs them). Where a sample is not itself what the
+        environment takes, `to_environment(action)` says what is. A policy with memory:
         (params, observation, carry) -> (distribution, carry).
       initial_carry: None, or the pytree of arrays that the memory holds at the first step of an episode.
 
@@ -50,3 +54,27 @@ class Critic:
     def __post_init__(self) -> None:
         _check.callable_("init", self.init, "key -> params")
         _check.callable_("apply", self.apply, "(params, observation) -> value")
+
+
+def params_check(init: Callable[..., Any]) -> Callable[[Any], Any]:
+    """A function that returns params as they are if they have the structure and shapes that `init` gives.
+
+    Else it raises ValueError, while tracing: another network's params would fail further on, or not at all.
+    """
+    expected: list[Any] = []  # Filled at the first check: `init` need not be traced to build a policy.
+
+    def check(params: Any) -> Any:
+        if not expected:
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            expected.append(jax.eval_shape(init, key))
+        want, structure = jax.tree_util.tree_flatten_with_path(expected[0])
+        if jax.tree_util.tree_structure(params) != structure:
+            raise ValueError(f"params must have the structure that init gives, {structure}; got "
+                             f"{jax.tree_util.tree_structure(params)}")
+        for (path, leaf), value in zip(want, jax.tree_util.tree_leaves(params), strict=True):
+            if jnp.shape(value) != leaf.shape:
+                raise ValueError(f"params{jax.tree_util.keystr(path)} must have shape {leaf.shape}; got "
+                                 f"{jnp.shape(value)}")
+        return params
+
+    return check

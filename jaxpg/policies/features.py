@@ -52,9 +52,11 @@ def features(observation_space: Space) -> Callable[[Any], jax.Array]:
     return observe
 
 
-def pixels(observation_space: Space) -> Callable[[Any], jax.Array]:
-    """A function observation [...] -> floats [..., height, width, channels], for a `Box` of that shape or one with
-    no channel axis, or a dict whose only entry besides "action_mask" is such a box."""
+def pixels(observation_space: Space) -> tuple[Callable[[Any], jax.Array], tuple[int, int, int]]:
+    """A function observation [...] -> floats [..., height, width, channels], and these three numbers.
+
+    For a `Box` of that shape or one without channels, or a dict whose only entry besides "action_mask" is such a box.
+    """
     spaces, structure = _leaves(observation_space)
     space = spaces[0]
     if len(spaces) != 1 or not isinstance(space, Box) or len(space.shape) not in (2, 3):
@@ -65,7 +67,7 @@ def pixels(observation_space: Space) -> Callable[[Any], jax.Array]:
         image = _floats(space, structure.flatten_up_to(without_mask(observation))[0])
         return image[..., None] if len(space.shape) == 2 else image
 
-    return observe
+    return observe, (*space.shape, 1) if len(space.shape) == 2 else space.shape
 
 
 def _leaves(observation_space: Space) -> tuple[list[Any], Any]:

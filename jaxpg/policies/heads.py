@@ -12,7 +12,7 @@ One head for each leaf of the action space. With d for the number of entries of 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -54,43 +54,48 @@ def num_scales(action_space: Space) -> int:
 
 
 def head(action_space: Space, squash: bool | str = False) -> Callable[..., Any]:
-    """A function (outputs [..., head_size], mask=None) -> distribution over `action_space`.
+    """A function (outputs, mask=None, log_std=None) -> distribution over `action_space`.
+
+    Its arguments: outputs, floats [..., head_size]; mask, None or booleans like the logits of a Discrete(n), [..., n],
+    or of a MultiDiscrete, [..., sum(nvec)]; log_std, None or floats [num_scales]: standard deviations that do not
+    depend on the observation, and then outputs are [..., mean_size].
 
     Args:
       squash: how real-valued actions are kept within the bounds of their `Box`. False: a normal, whose actions are
         clipped on their way to the environment. True or "tanh": a squashed normal. "beta": a Beta distribution.
     Raises:
       ValueError: a `Box` of integers, or one without finite bounds where `squash` needs them.
-
-    `mask` is None or booleans like the logits: for a Discrete(n) [..., n], for a MultiDiscrete [..., sum(nvec)].
     """
     squash = check_squash(squash)
     leaves = _leaves(action_space)
     structure = jax.tree_util.tree_structure(action_space, is_leaf=is_leaf)
     for leaf in leaves:
         _check_leaf(leaf, squash)
-    sizes = [_leaf_size(leaf) * (2 if _is_real(leaf) else 1) for leaf in leaves]
 
-    def distribution(outputs: jax.Array, mask: jax.Array | None = None) -> Any:
-        if is_leaf(action_space):
-            return _leaf_distribution(action_space, outputs, mask, squash)
-        parts, start = [], 0
-        for leaf, size in zip(leaves, sizes, strict=True):
-            parts.append(_leaf_distribution(leaf, outputs[..., start:start + size], None, squash))
-            start += size
-        return distributions.Joint(structure.unflatten(parts))
+    def distribution(outputs: jax.Array, mask: jax.Array | None = None, log_std: jax.Array | None = None) -> Any:
+        parts, start, scale_start = [], 0, 0
+        for leaf in leaves:
+            size, scales = _leaf_size(leaf), None
+            if _is_real(leaf) and log_std is not None:
+                scales = log_std[scale_start:scale_start + size]
+                scale_start += size
+            stop = start + size * (2 if _is_real(leaf) and scales is None else 1)
+            part = outputs if len(leaves) == 1 else outputs[..., start:stop]
+            parts.append(_leaf_distribution(leaf, part, mask, scales, squash))
+            start = stop
+        return parts[0] if is_leaf(action_space) else distributions.Joint(structure.unflatten(parts))
 
     return distribution
 
 
 def check_mask(observation_space: Space, action_space: Space) -> None:
     """Refuse an observation entry "action_mask" that does not fit the action space."""
-    if not isinstance(observation_space, dict) or ACTION_MASK not in observation_space:
+    if not isinstance(observation_space, Mapping) or ACTION_MASK not in observation_space:
         return
     mask_space = observation_space[ACTION_MASK]
     if not isinstance(action_space, (Discrete, MultiDiscrete)):
-        raise ValueError(f"an observation with an entry {ACTION_MASK!r} needs a Discrete or MultiDiscrete action space; "
-                         f"got {action_space}")
+        raise ValueError(f"an observation with an entry {ACTION_MASK!r} needs a Discrete or MultiDiscrete action "
+                         f"space; got {action_space}")
     expected = (mean_size(action_space),)
     if getattr(mask_space, "shape", None) != expected:
         raise ValueError(f"observation_space[{ACTION_MASK!r}] must have shape {expected}, one entry for each choice in "
@@ -116,23 +121,27 @@ def _check_leaf(space: Any, squash: str | None) -> None:
     if not _is_real(space):
         return
     if space.dtype.kind != "f":
-        raise ValueError(f"action_space must not hold a Box of integers, {space}: describe whole numbers with Discrete or "
-                         f"MultiDiscrete, or use a Box of floats")
+        raise ValueError(f"action_space must not hold a Box of integers; got {space}: describe whole numbers with "
+                         f"Discrete or MultiDiscrete, or use a Box of floats")
     bounds = np.asarray(space.low), np.asarray(space.high)
     if squash and not (np.isfinite(bounds[0]).all() and np.isfinite(bounds[1]).all() and np.all(bounds[0] < bounds[1])):
         raise ValueError(f"squash={squash!r} needs an action space with finite bounds, low < high; got {space}: use "
                          f"squash=False")
 
 
-def _leaf_distribution(space: Any, outputs: jax.Array, mask: Any, squash: str | None) -> Any:
+def _leaf_distribution(space: Any, outputs: jax.Array, mask: Any, log_std: Any, squash: str | None) -> Any:
     if isinstance(space, Discrete):
         return distributions.Categorical(outputs, mask)
     if isinstance(space, MultiDiscrete):
         return distributions.MultiDiscrete(outputs, space.nvec, mask)
-    rank = len(space.shape)
+    rank, size = len(space.shape), _leaf_size(space)
     if not _is_real(space):
         return distributions.Bernoulli(_unflatten(outputs, space), event_ndim=rank)
-    first, second = (_unflatten(half, space) for half in jnp.split(outputs, 2, axis=-1))
+    if log_std is None:
+        first, second = outputs[..., :size], outputs[..., size:]
+    else:
+        first, second = outputs, jnp.broadcast_to(log_std, outputs.shape)
+    first, second = _unflatten(first, space), _unflatten(second, space)
     if squash == "beta":
         return distributions.Beta(1 + jax.nn.softplus(first), 1 + jax.nn.softplus(second), space.low, space.high, rank)
     family = distributions.TanhNormal if squash == "tanh" else distributions.DiagonalNormal

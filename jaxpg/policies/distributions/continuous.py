@@ -116,10 +116,10 @@ class TanhNormal:
         """
         log_std = jnp.broadcast_to(self.log_std, jnp.shape(self.mean))
         slope = 2 * (math.log(2) - expected_log_two_cosh(self.mean, jnp.exp(log_std)))
-        return self._normal().entropy() + _sum(slope + _log_half_width(self, slope.dtype) + math.log(2), self.event_ndim)
+        return self._normal().entropy() + _sum(slope + _log_half_width(self, slope.dtype), self.event_ndim)
 
     def mode(self) -> jax.Array:
-        """The mean of u. Its squash is the median of the squashed action, whose density may have its peaks elsewhere."""
+        """The mean of u. Squashed, it is the median of the squashed action, whose density may peak elsewhere."""
         return self.mean
 
     def kl_divergence(self, other: "TanhNormal") -> jax.Array:
@@ -220,7 +220,7 @@ def _make_static(distribution: Any) -> None:
     for side in ("low", "high"):
         bound = getattr(distribution, side)
         if isinstance(bound, jax.core.Tracer):
-            raise TypeError(f"{side} must be a concrete number or array, as part of the action space; got a traced value")
+            raise TypeError(f"{side} must be a concrete number or array: it is static; got a traced value")
         if not isinstance(bound, (float, tuple)):
             object.__setattr__(distribution, side, _nested(np.asarray(bound, np.float64)))
 
@@ -238,5 +238,5 @@ def _check_finite_bounds(distribution: Any) -> None:
 
 def _check_same_bounds(first: Any, second: Any) -> None:
     if (first.low, first.high) != (second.low, second.high):
-        raise ValueError(f"other must have the same low and high as this distribution, ({first.low}, {first.high}); got "
-                         f"({second.low}, {second.high})")
+        raise ValueError(f"other must have the same low and high as this distribution, {(first.low, first.high)}; got "
+                         f"{(second.low, second.high)}")

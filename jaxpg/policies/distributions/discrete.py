@@ -129,8 +129,8 @@ class MultiDiscrete:
     def _grid(self, values: jax.Array, fill: float) -> jax.Array:
         values, width, count = jnp.asarray(values), max(self.nvec), len(self.nvec)
         if values.shape[-1] != sum(self.nvec):
-            raise ValueError(f"logits and mask must have {sum(self.nvec)} entries along their last axis, the sum of nvec "
-                             f"{self.nvec}; got shape {values.shape}")
+            raise ValueError(f"logits and mask must have {sum(self.nvec)} entries along their last axis, the sum of "
+                             f"nvec, {self.nvec}; got shape {values.shape}")
         batch = values.shape[:-1]
         if count * width == sum(self.nvec):
             return values.reshape(*batch, count, width)

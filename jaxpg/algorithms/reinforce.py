@@ -1,0 +1,166 @@
+"""REINFORCE: ascend the score-function gradient of whole episodes (Williams, 1992).
+
+    θ ← θ + optimiser( 1/N Σ_i Σ_t ∇ log π_θ(a_t | s_t) (Ψ_t − b_t) )
+
+With a critic, b_t = V_φ(s_t): a value function fitted to the returns of the episodes *before*, so that it is independent
+of those it is subtracted from (Sutton et al., 2000).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpg import _check, baselines, rollout, weights
+from jaxpg.algorithms.types import Algorithm
+from jaxpg.baselines import Baseline
+from jaxpg.envs.base import Environment
+from jaxpg.gradient import gradient_from
+from jaxpg.policies.base import Critic, Policy
+from jaxpg.rollout import Trajectory
+from jaxpg.weights import Weight
+
+__all__ = ["ReinforceState", "reinforce"]
+
+
+class ReinforceState(NamedTuple):
+    """What REINFORCE carries from update to update; `update` counts them and names their random keys."""
+
+    params: Any
+    optimizer_state: Any
+    critic_params: Any
+    critic_optimizer_state: Any
+    key: jax.Array
+    update: jax.Array
+
+
+def reinforce(
+    env: Environment,
+    policy: Policy,
+    critic: Critic | None = None,
+    *,
+    num_episodes: int = 16,
+    weight: Weight | None = None,
+    baseline: Baseline | None = None,
+    optimizer: Any = None,
+    critic_optimizer: Any = None,
+    critic_steps: int = 40,
+    critic_batch_size: int = 256,
+    num_lanes: int | None = None,
+) -> Algorithm:
+    """REINFORCE with any weight and baseline, or with a learned value baseline.
+
+    Args:
+      env: needs an episode limit.
+      policy: without memory.
+      critic: None, or V_φ for the baseline, fitted after each update to the rewards-to-go of the update's episodes.
+      num_episodes: whole episodes of an update.
+      weight: default `reward_to_go(discount=0.99, discount_states=False)`: without the factor γ^t, which would all but
+        ignore late steps of long episodes.
+      baseline: default `leave_one_out()`; give this or a critic.
+      optimizer: an optax optimiser; default Adam with learning rate 0.01 and the gradient clipped to norm 10.
+      critic_optimizer: default Adam with learning rate 0.003.
+      critic_steps, critic_batch_size: gradient steps of the critic in an update, and the steps drawn for each.
+      num_lanes: episodes played side by side.
+    """
+    if critic is not None and baseline is not None:
+        raise ValueError("give a critic or a baseline, not both: the critic is the baseline")
+    num_episodes = _check.count("num_episodes", num_episodes)
+    critic_steps = _check.count("critic_steps", critic_steps, 0)
+    critic_batch_size = _check.count("critic_batch_size", critic_batch_size)
+    weight = weights.reward_to_go(0.99, discount_states=False) if weight is None else weight
+    if critic is None and baseline is None:
+        baseline = baselines.leave_one_out() if num_episodes > 1 else baselines.none()
+    optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(1e-2)) if optimizer is None else optimizer
+    critic_optimizer = optax.adam(3e-3) if critic_optimizer is None else critic_optimizer
+
+    def init(key: Any) -> ReinforceState:
+        key = _check.key("key", key)
+        policy_key, critic_key, sample_key = jax.random.split(key, 3)
+        params = policy.init(policy_key)
+        critic_params = None if critic is None else critic.init(critic_key)
+        return ReinforceState(
+            params=params,
+            optimizer_state=optimizer.init(params),
+            critic_params=critic_params,
+            critic_optimizer_state=None if critic is None else critic_optimizer.init(critic_params),
+            key=sample_key,
+            update=jnp.zeros((), jnp.int32),
+        )
+
+    def step(state: ReinforceState) -> tuple[ReinforceState, dict[str, Any]]:
+        sample_key, critic_key = jax.random.split(jax.random.fold_in(state.key, state.update))
+        trajectory, episodes = rollout.collect(
+            env, policy, state.params, sample_key, num_episodes=num_episodes, num_lanes=num_lanes,
+            discount=weight.discount, final_rows=weight.value is not None,
+        )
+        b = baseline if critic is None else baselines.value(lambda o: critic.apply(state.critic_params, o))
+        estimate = gradient_from(
+            trajectory, policy, state.params, weight, b, num_episodes=num_episodes
+        )
+        # Gradients point uphill, optax's updates descend.
+        updates, optimizer_state = optimizer.update(
+            jax.tree.map(jnp.negative, estimate.gradient), state.optimizer_state, state.params
+        )
+        metrics = {
+            "episode_return": estimate.episode_return,
+            "episode_length": estimate.episode_length,
+            "objective": estimate.objective,
+            "objective_error": estimate.objective_error,
+            "gradient_norm": estimate.gradient_norm,
+            "snr": estimate.snr,
+            "num_episodes": estimate.num_episodes,
+            "env_steps": estimate.num_steps,
+            "nonfinite_episodes": estimate.num_nonfinite,
+        }
+        state = state._replace(
+            params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state, update=state.update + 1
+        )
+        if critic is not None:
+            targets = weights.trajectory_weights(trajectory, weights.reward_to_go(weight.discount))
+            critic_params, critic_state, loss = fit_value(
+                critic.apply, state.critic_params, state.critic_optimizer_state, critic_optimizer, trajectory, targets,
+                critic_key, critic_steps, critic_batch_size,
+            )
+            state = state._replace(critic_params=critic_params, critic_optimizer_state=critic_state)
+            metrics["value_loss"] = loss
+        return state, metrics
+
+    config = {
+        "num_episodes": num_episodes, "critic": critic is not None, "critic_steps": critic_steps,
+        "critic_batch_size": critic_batch_size,
+    }
+    return Algorithm(init=init, step=step, env=env, policy=policy, name="reinforce", config=config)
+
+
+def fit_value(
+    apply: Callable, params: Any, optimizer_state: Any, optimizer: Any, trajectory: Trajectory, targets: jax.Array,
+    key: jax.Array, num_steps: int, batch_size: int,
+) -> tuple[Any, Any, jax.Array]:
+    """Gradient steps on E[(V_φ(s_t) − target_t)²] / 2 over valid steps, drawn uniformly with replacement.
+
+    Returns:
+      (params, optimiser state, mean loss).
+    """
+    valid = trajectory.valid.reshape(-1)
+    observations = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), trajectory.observation)
+    flat_targets = targets.reshape(-1)
+    order = jnp.cumsum(valid, dtype=jnp.int32)  # The k-th valid step is where the count reaches k.
+
+    def loss_of(params, batch):
+        values = jax.vmap(lambda o: apply(params, o))(jax.tree.map(lambda x: x[batch], observations))
+        return 0.5 * jnp.mean((values - flat_targets[batch]) ** 2)
+
+    def fit_step(carry, key):
+        params, optimizer_state = carry
+        ranks = jax.random.randint(key, (batch_size,), 1, order[-1] + 1)
+        loss, gradient = jax.value_and_grad(loss_of)(params, jnp.searchsorted(order, ranks))
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        return (optax.apply_updates(params, updates), optimizer_state), loss
+
+    (params, optimizer_state), losses = jax.lax.scan(
+        fit_step, (params, optimizer_state), jax.random.split(key, num_steps)
+    )
+    return params, optimizer_state, jnp.mean(losses) if num_steps else jnp.full((), jnp.nan)

@@ -1,0 +1,32 @@
+"""What an algorithm is: two pure functions."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxpg.envs.base import Environment
+from jaxpg.policies.base import Policy
+
+__all__ = ["Algorithm"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Algorithm:
+    """A learning algorithm as pure functions; hyperparameters are captured, and may be traced.
+
+    Fields:
+      init: key -> state, a pytree of arrays with a field `params`, the policy's.
+      step: state -> (state, metrics): one update; sample, estimate, improve. `metrics` is a dict of scalars, among them
+        `env_steps`, the environment steps that the update took, and `episode_return`, the mean return of the episodes
+        that ended in it (NaN if none did).
+      env, policy: what is trained, for evaluation and plots.
+      name: for messages and files.
+      config: the hyperparameters, for the record.
+    """
+
+    init: Callable[[Any], Any]
+    step: Callable[[Any], tuple[Any, dict[str, Any]]]
+    env: Environment | None = None
+    policy: Policy | None = None
+    name: str = "algorithm"
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)

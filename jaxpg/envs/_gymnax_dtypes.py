@@ -1,0 +1,152 @@
+"""gymnax's reset and step with one strong dtype for each leaf of the state, in 32 bits and under x64.
+
+A gymnax state may leave reset with a Python zero and step with an array: weakly typed first, strongly after, which
+would compile a jitted step twice and fail in `lax.scan`. And gymnax joins integers by `lax.select`, which wants equal
+dtypes: under x64 some environments need int32 actions, others int64, and some (Freeway, MetaMaze, GaussianBandit) cannot
+be traced at all, or write 64-bit numbers into 32-bit arrays (the chains): those are played in 32 bits there.
+"""
+
+import contextlib
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg.envs.spaces import Discrete, Space, is_leaf, shape_dtype
+
+__all__ = ["strong", "typed_functions"]
+
+
+def strong(value: Any, dtype: Any) -> jax.Array:
+    """`value` as an array of that dtype, never weakly typed."""
+    return jax.lax.convert_element_type(jnp.asarray(value), dtype)
+
+
+def typed_functions(name: str, gymnax_env: Any, params: Any, action_space: Space) -> tuple[Callable, Callable]:
+    """gymnax's functions, in the first number format under which they can be traced.
+
+    Returns:
+      reset: key -> (state, observation), step: (key, state, action) -> (state, observation, reward, terminated,
+      truncated), where the state has the same strong dtypes from both and the rest is as gymnax gives it.
+    """
+    x64 = jnp.result_type(float) == jnp.float64
+    formats = ((jnp.int32, False), (jnp.int64, False), (jnp.int32, True)) if x64 else ((jnp.int32, False),)
+    failure: Exception | None = None
+    for integer, narrow in formats:
+        reset, step = _functions(name, gymnax_env, params, action_space, integer, narrow)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FutureWarning)  # Of a scatter into a narrower dtype.
+                dtypes = _fixed_dtypes(name, reset, step, action_space)
+        except _StateError:
+            raise
+        except (TypeError, ValueError, FutureWarning) as error:
+            failure = failure or error
+            continue
+        return _with_state_dtypes(reset, step, dtypes)
+    raise TypeError(f"{name} cannot be traced; its reset_env or step_env failed with: {failure}") from failure
+
+
+def _functions(name: str, gymnax_env: Any, params: Any, action_space: Space, integer: Any,
+               narrow: bool) -> tuple[Callable, Callable]:
+    """gymnax's functions for integer actions of dtype `integer`, played in 32 bits if `narrow`."""
+    if narrow:
+        gymnax_env, params = copy.copy(gymnax_env), jax.tree.map(_narrow, params)
+        with jax.ensure_compile_time_eval():
+            for attribute, value in vars(gymnax_env).items():
+                setattr(gymnax_env, attribute, _narrow(value))
+    floating = jnp.float32 if narrow else jnp.result_type(float)
+
+    def as_expected(space: Any, action: Any) -> jax.Array:
+        action = jnp.asarray(action)
+        kind = jnp.dtype(space.dtype).kind
+        if action.size != math.prod(space.shape) or (kind in "iu" and action.dtype.kind not in "iub"):
+            raise ValueError(f"{name}: action must be of {space}, {jnp.dtype(space.dtype).name}{list(space.shape)}; got "
+                             f"{action.dtype.name}{list(action.shape)}")
+        dtype = integer if isinstance(space, Discrete) else floating if kind == "f" else space.dtype
+        return strong(action, dtype).reshape(space.shape)
+
+    def reset(key: jax.Array) -> tuple[Any, Any]:
+        with _x64_off(narrow):
+            observation, state = gymnax_env.reset_env(key, params)
+            return jax.tree.map(jnp.asarray, (state, observation))
+
+    def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        with _x64_off(narrow):
+            action = jax.tree.map(as_expected, action_space, action, is_leaf=is_leaf)
+            observation, state, reward, terminated, _ = gymnax_env.step_env(key, state, action, params)
+            truncated = gymnax_env.is_truncated(state, params)
+            return jax.tree.map(jnp.asarray, (state, observation, reward, terminated, truncated))
+
+    return reset, step
+
+
+def _fixed_dtypes(name: str, reset: Callable, step: Callable, action_space: Space) -> Any:
+    """A dtype for each leaf of the state such that a step from these dtypes gives these dtypes."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    first, _ = jax.eval_shape(reset, key)
+    dtypes = jax.tree.map(lambda leaf: leaf.dtype, first)
+    while True:  # Each round widens a dtype or ends.
+        state = jax.tree.map(lambda leaf, dtype: jax.ShapeDtypeStruct(leaf.shape, dtype), first, dtypes)
+        after, *_ = jax.eval_shape(step, key, state, shape_dtype(action_space))
+        _check_same_shapes(name, first, after)
+        wider = jax.tree.map(lambda dtype, leaf: dtype if dtype == leaf.dtype else
+                             jnp.promote_types(dtype, leaf.dtype), dtypes, after)
+        if wider == dtypes:
+            return dtypes
+        dtypes = wider
+
+
+def _with_state_dtypes(reset: Callable, step: Callable, dtypes: Any) -> tuple[Callable, Callable]:
+    def cast(state: Any) -> Any:
+        return jax.tree.map(lambda leaf, dtype: leaf if leaf.dtype == dtype and not leaf.weak_type else
+                            strong(leaf, dtype), state, dtypes)
+
+    def typed_reset(key: jax.Array) -> tuple[Any, Any]:
+        state, observation = reset(key)
+        return cast(state), observation
+
+    def typed_step(key: jax.Array, state: Any, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        state, *rest = step(key, state, action)
+        return cast(state), *rest
+
+    return typed_reset, typed_step
+
+
+class _StateError(TypeError):
+    """The state of a gymnax environment changes its structure or a shape from reset to step."""
+
+
+def _check_same_shapes(name: str, first: Any, after: Any) -> None:
+    if jax.tree.structure(first) != jax.tree.structure(after):
+        raise _StateError(f"{name}: the state must keep its structure; reset_env gives {jax.tree.structure(first)}, "
+                          f"step_env gives {jax.tree.structure(after)}")
+    for (path, before), leaf in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(after), strict=True):
+        if before.shape != leaf.shape:
+            raise _StateError(f"{name}: the state must keep its shapes; state{jax.tree_util.keystr(path)} has shape "
+                              f"{before.shape} after reset_env and {leaf.shape} after step_env")
+
+
+def _narrow(value: Any) -> Any:
+    """A 64-bit array as a 32-bit one; anything else as it is."""
+    narrower = {"float64": jnp.float32, "int64": jnp.int32}
+    if not isinstance(value, jax.Array) or jnp.issubdtype(value.dtype, jax.dtypes.extended):
+        return value
+    return value.astype(narrower.get(value.dtype.name, value.dtype))
+
+
+@contextlib.contextmanager
+def _x64_off(active: bool):
+    """Trace the body as if x64 were off."""
+    if not active:
+        yield
+        return
+    enable_x64 = getattr(jax, "enable_x64", None)  # Since jax 0.8; before, in jax.experimental.
+    if not callable(enable_x64):
+        from jax.experimental import enable_x64
+    with enable_x64(False):
+        yield

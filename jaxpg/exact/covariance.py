@@ -1,0 +1,190 @@
+"""Exact mean and covariance of a policy-gradient estimate on a finite MDP, for jaxpg's weights and baselines.
+
+A `Weight` is a backward linear recursion already, so it is put on arrays over (s, a, s') and handed to the moments:
+`moments` for weights that differ from step to step, `whole_episode` for the total return, `leave_one_out` where the
+baseline is made of other episodes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpg import _check
+from jaxpg.baselines import Baseline
+from jaxpg.exact import evaluation, leave_one_out, moments, whole_episode
+from jaxpg.exact.recursion import Coefficients, Recursion
+from jaxpg.weights import StepValues, Weight, reward_to_go
+
+__all__ = ["baseline_table", "estimate_moments", "recursion"]
+
+
+def estimate_moments(mdp: Any, policy: Any, params: Any, weight: Weight | Recursion | None, baseline: Baseline | None,
+                     num_episodes: int, behavior: tuple[Any, Any] | None) -> tuple[jax.Array, jax.Array]:
+    """Mean [P] and covariance [P, P] of the average over `num_episodes` episodes; see `FiniteMDP.covariance`."""
+    num_episodes = _check.count("num_episodes", num_episodes)
+    baseline = _check_baseline(baseline)
+    psi = evaluation.scores(mdp, policy, params)
+    if isinstance(weight, Recursion):
+        estimator = weight
+    else:
+        estimator = recursion(mdp, policy, params, weight, baseline, behavior)
+    if mdp.horizon is None and estimator.whole_episode and mdp.terminal is None:
+        raise ValueError("total_return needs episodes that end: give the MDP a horizon or terminal states, or use "
+                         "reward_to_go")
+    if baseline.peers is not None:
+        return _grouped_moments(mdp, estimator, psi, baseline, num_episodes)
+    mean, squared = (whole_episode if estimator.whole_episode else moments).moments(mdp, estimator, psi)
+    return mean, (squared - jnp.outer(mean, mean)) / num_episodes
+
+
+def recursion(mdp: Any, policy: Any, params: Any, weight: Weight | None, baseline: Baseline | None = None,
+              behavior: tuple[Any, Any] | None = None) -> Recursion:
+    """A weight and a baseline (a function, or none) as a `Recursion` on the MDP.
+
+    With a `behavior` policy that acts in the policy's place, every step is corrected by its ratio ρ = π/μ, so that the
+    mean stays what it is on-policy: x → ρx, c → ρc, w → ρw (per-decision importance sampling; Precup, 2000), and for a
+    weight of the whole episode one product of all ratios.
+    """
+    weight = reward_to_go(discount=mdp.discount) if weight is None else weight
+    if not isinstance(weight, Weight):
+        raise TypeError(f"weight must come from jaxpg.weights, or be a jaxpg.exact.Recursion; got "
+                        f"{type(weight).__name__} ({weight!r})")
+    if weight.whole_episode and weight.lookahead is not None:
+        raise ValueError("weight has both whole_episode and lookahead; its exact moments are not available")
+    pi = evaluation.probabilities(mdp, policy, params)
+    acting, ratio = pi, None
+    if behavior is not None:
+        acting = evaluation.probabilities(mdp, *behavior)
+        ratio = _ratio(pi, acting)
+    table = baseline_table(mdp, None if baseline is None else baseline.function)
+    corrected = None if ratio is None or weight.whole_episode else ratio
+    return Recursion(coefficients=_coefficients(mdp, weight, corrected), baseline=table, acting=acting,
+                     lags=weight.lookahead, whole_episode=weight.whole_episode,
+                     episode_ratio=ratio if weight.whole_episode else None)
+
+
+def baseline_table(mdp: Any, function: Callable[[Any, jax.Array], jax.Array] | None) -> jax.Array:
+    """b_t(s) for every t and s as [H, S, 1]; [1, S, 1] without a horizon, where the time passed is 0."""
+    dtype = mdp.transition.dtype
+    if function is None:
+        return jnp.zeros((1, 1, 1), dtype)
+    times = jnp.arange(1 if mdp.horizon is None else mdp.horizon)
+    return jax.vmap(lambda time: _state_values(mdp, function, time))(times)[..., None].astype(dtype)
+
+
+def _coefficients(mdp: Any, weight: Weight, ratio: jax.Array | None) -> Callable[[Any], Coefficients]:
+    shape, dtype = mdp.transition.shape, mdp.transition.dtype
+    reward = jnp.broadcast_to(evaluation.transition_reward(mdp), shape)
+    ended = jnp.broadcast_to(jnp.zeros((), bool) if mdp.terminal is None else mdp.terminal, shape)
+    score_discount = jnp.asarray(weight.state_discount, dtype).reshape(1, 1, 1)
+    one = jnp.ones((1, 1), dtype) if ratio is None else ratio
+
+    def coefficients(time: Any) -> Coefficients:
+        now = jnp.zeros((), jnp.int32) if time is None else time
+        value = next_value = None
+        if weight.value is not None:
+            value = jnp.broadcast_to(_state_values(mdp, weight.value, now)[:, None, None], shape)
+            next_value = jnp.broadcast_to(_state_values(mdp, weight.value, now if time is None else now + 1), shape)
+        terminated = ended if mdp.horizon is None else ended | (now == mdp.horizon - 1)
+        step = StepValues(reward, value, next_value, terminated, jnp.zeros(shape, bool))
+        increment = one[..., None] * jnp.asarray(weight.increment(step), dtype)
+        decay = one[..., None] * jnp.asarray(weight.decay(step), dtype)
+        return Coefficients(increment, decay, increment, decay, one[..., None] * score_discount, one)
+
+    return coefficients
+
+
+def _state_values(mdp: Any, function: Callable[[Any, jax.Array], jax.Array], time: jax.Array) -> jax.Array:
+    """A function of (observation, time) at every state: [S]."""
+    values = jax.vmap(lambda state: jnp.asarray(function(state, time)))(jnp.arange(mdp.num_states))
+    if values.ndim != 1:
+        raise ValueError(f"a value or baseline function must give a scalar for one observation; got {values.shape[1:]}")
+    return values.astype(mdp.transition.dtype)
+
+
+def _ratio(pi: jax.Array, acting: jax.Array) -> jax.Array:
+    """ρ = π/μ, [S, A]; 0 where neither acts. Raises ValueError where the target acts and the behaviour never does."""
+    if _check.is_concrete(pi) and _check.is_concrete(acting):
+        missing = np.argwhere((np.asarray(acting) <= 0) & (np.asarray(pi) > 0))
+        if missing.size:
+            state, action = (int(i) for i in missing[0])
+            raise ValueError(f"behavior must give a positive probability to every action that the policy takes; in state "
+                             f"{state} it never takes action {action}")
+    return jnp.where(acting > 0, pi / jnp.where(acting > 0, acting, 1.0), 0.0)
+
+
+def _check_baseline(baseline: Any) -> Baseline:
+    if baseline is None:
+        return Baseline()
+    if not isinstance(baseline, Baseline):
+        raise TypeError(f"baseline must come from jaxpg.baselines; got {type(baseline).__name__} ({baseline!r})")
+    return baseline
+
+
+def _grouped_moments(mdp: Any, estimator: Recursion, psi: jax.Array, baseline: Baseline,
+                     num_episodes: int) -> tuple[jax.Array, jax.Array]:
+    """Moments with a baseline made of the group's other episodes: groups are independent, and weighted by their size."""
+    if num_episodes < 2:
+        raise ValueError(f"this baseline is made of the other episodes of a group: num_episodes must be at least 2; got "
+                         f"{num_episodes}")
+    estimator = _with_numbers(mdp, estimator)
+    mean, covariance = 0.0, 0.0
+    for size, repeats in _group_sizes(num_episodes, baseline.group_size or num_episodes):
+        others, own = _peer_coefficients(mdp, estimator, baseline, size)
+        group_mean, group_covariance = leave_one_out.group_moments(mdp, estimator, psi, size, others, own)
+        share = size / num_episodes
+        mean += repeats * share * group_mean
+        covariance += repeats * share**2 * group_covariance
+    return mean, covariance
+
+
+def _group_sizes(num_episodes: int, size: int) -> list[tuple[int, int]]:
+    """(size, how many) of the groups of consecutive episodes; a remainder of one joins the group before it."""
+    full, rest = divmod(num_episodes, min(size, num_episodes))
+    size = min(size, num_episodes)
+    if rest == 1:
+        return [(size, full - 1), (size + 1, 1)] if full > 1 else [(size + 1, 1)]
+    return [(size, full)] + ([(rest, 1)] if rest else [])
+
+
+def _peer_coefficients(mdp: Any, estimator: Recursion, baseline: Baseline, size: int) -> tuple[Any, Any]:
+    """(α, β) with b_i = α Σ_{j≠i} Ψ_j + β Ψ_i, read off the baseline's function."""
+
+    def b(total: float, own: float, count: int = size) -> float:
+        return float(baseline.peers(*(jnp.asarray(value, jnp.result_type(float)) for value in (total, own, size, count))))
+
+    others, own = b(1.0, 0.0), b(1.0, 1.0)
+    linear = np.isclose(b(2.5, -1.5), 4.0 * others - 1.5 * own, rtol=1e-4) and abs(b(0.0, 0.0)) < 1e-6
+    if not linear:
+        raise ValueError("the exact covariance of a baseline made of other episodes is known where it is linear in their "
+                         "weights; this one is not")
+    ends_vary = mdp.terminal is not None and not estimator.whole_episode
+    if ends_vary and any(not np.isclose(b(1.0, 0.0, count), others, rtol=1e-4) for count in range(1, size)):
+        raise ValueError("this baseline divides by the number of episodes that reach a time step, which is random where "
+                         "the MDP has terminal states: its exact covariance is not available. Use leave_one_out, which "
+                         "divides by the group's size")
+    return others, own
+
+
+def _with_numbers(mdp: Any, estimator: Recursion) -> Recursion:
+    """The recursion with its decay and score discount as [1, 1, 1]; they must not vary with state and action."""
+    if estimator.episode_ratio is not None or estimator.whole_episode:
+        if estimator.episode_ratio is not None:
+            raise ValueError("a baseline made of other episodes is available on-policy only; got behavior as well")
+        return estimator
+    probe = estimator.coefficients(None if mdp.horizon is None else jnp.zeros((), jnp.int32))
+    same = all(not _check.is_concrete(a) or bool(jnp.all(a == a.ravel()[0])) for a in
+               (probe.decay, probe.score_discount, probe.baseline_factor))
+    if not same:
+        raise ValueError("a baseline made of other episodes is available where the weight's decay is a number, and "
+                         "on-policy; here it varies with state and action")
+
+    def coefficients(time: Any) -> Coefficients:
+        full = estimator.coefficients(time)
+        return full._replace(decay=full.decay[:1, :1, :1], carry=full.carry[:1, :1, :1],
+                             score_discount=full.score_discount[:1, :1, :1])
+
+    return estimator._replace(coefficients=coefficients)

@@ -1,0 +1,112 @@
+"""Fixed-length segments of rollouts, for actor-critic methods: T steps of every lane, going on where the last stopped.
+
+The lanes take the same step as whole episodes do (`jaxpg.rollout`). The c-th episode of lane l has the key
+fold_in(fold_in(key, l), c): what a lane plays does not depend on the other lanes or on where segments are cut.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg import _check, rollout
+from jaxpg._batching import any_member
+from jaxpg.envs.base import Environment
+from jaxpg.policies.base import Policy
+from jaxpg.rollout import EpisodeStatistics, Lanes, Trajectory
+
+__all__ = ["Segment", "SegmentState", "segment", "start_segments"]
+
+
+class SegmentState(NamedTuple):
+    """Where the lanes stand between segments.
+
+    Fields:
+      lanes: the lanes; `lanes.episode` counts each lane's episodes.
+      key: [lane] the lanes' keys, which name their episodes.
+      spare: the lanes at the first step of their next episodes. Initial states are drawn for all lanes at once, when a
+        lane needs one and has used up its spare, rather than for every lane at every step.
+      spent: [lane] whether the spare has been used.
+    """
+
+    lanes: Lanes
+    key: jax.Array
+    spare: Lanes
+    spent: jax.Array
+
+
+class Segment(NamedTuple):
+    """What a segment gives.
+
+    Fields:
+      trajectory: [step, lane] arrays. A row that is not `valid` holds the final observation of the truncated episode
+        in the row before it.
+      last_value: [lane] the value of the observation that each lane stands at behind the last row; None without a
+        value function.
+      finished: [step, lane] whether an episode ended with the row, and then its length and returns.
+    """
+
+    trajectory: Trajectory
+    last_value: Any
+    finished: jax.Array
+    statistics: EpisodeStatistics
+
+
+def _fresh(env: Environment, policy: Policy, keys: jax.Array, episode: jax.Array) -> Lanes:
+    def lane(key, episode):
+        return rollout.reset_lane(env, policy, jax.random.fold_in(key, episode), episode, None)
+
+    return jax.vmap(lane)(keys, episode)
+
+
+def start_segments(env: Environment, policy: Policy, key: Any, num_lanes: int) -> SegmentState:
+    """`num_lanes` lanes at the first steps of their first episodes."""
+    num_lanes = _check.count("num_lanes", num_lanes)
+    key = _check.key("key", key)
+    keys = jax.vmap(lambda lane: jax.random.fold_in(key, lane))(jnp.arange(num_lanes, dtype=jnp.uint32))
+    first = jnp.zeros(num_lanes, jnp.int32)
+    return SegmentState(
+        lanes=_fresh(env, policy, keys, first),
+        key=keys,
+        spare=_fresh(env, policy, keys, first + 1),
+        spent=jnp.zeros(num_lanes, bool),
+    )
+
+
+def segment(
+    env: Environment,
+    policy: Policy,
+    params: Any,
+    state: SegmentState,
+    num_steps: int,
+    value: Callable | None = None,
+    final_rows: bool = True,
+) -> tuple[SegmentState, Segment]:
+    """Plays `num_steps` rows on every lane.
+
+    Args:
+      value: (observation, time) -> value, recorded for every row and for the observations behind the last one.
+      final_rows: spend one row on the final observation of a truncated episode; without it nothing can bootstrap there.
+    """
+    num_steps = _check.count("num_steps", num_steps)
+
+    def hand_out(free, state: SegmentState) -> SegmentState:
+        def refill():
+            return _fresh(env, policy, state.key, state.lanes.episode + 1), jnp.zeros_like(state.spent)
+
+        spare, spent = jax.lax.cond(
+            any_member(jnp.any(free & state.spent)), refill, lambda: (state.spare, state.spent)
+        )
+        return state._replace(lanes=rollout.select(free, spare, state.lanes), spare=spare, spent=spent | free)
+
+    def body(state: SegmentState, _):
+        lanes, row, ended, free = rollout.play_row(env, policy, params, state.lanes, None, value, final_rows)
+        statistics = EpisodeStatistics(lanes.time, lanes.returns, lanes.discounted_returns)
+        state = state._replace(lanes=lanes)
+        state = jax.lax.cond(any_member(jnp.any(free)), hand_out, lambda _, state: state, free, state)
+        return state, (row, ended, statistics)
+
+    state, (trajectory, finished, statistics) = jax.lax.scan(body, state, None, length=num_steps)
+    last_value = None if value is None else jax.vmap(value)(state.lanes.observation, state.lanes.time)
+    return state, Segment(trajectory, last_value, finished, statistics)

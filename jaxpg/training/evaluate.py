@@ -1,0 +1,63 @@
+"""How well a policy does: the returns of whole episodes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg import _check, rollout
+from jaxpg._plan import default, require_max_steps
+from jaxpg.envs.base import Environment
+from jaxpg.policies.base import Policy
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+class Evaluation(NamedTuple):
+    """Undiscounted returns Σ_t r_t and lengths of the episodes, [num_episodes] arrays in the order of their ids."""
+
+    returns: jax.Array
+    lengths: jax.Array
+
+
+def evaluate(
+    key: Any,
+    env: Environment,
+    policy: Policy,
+    params: Any,
+    *,
+    num_episodes: int = 128,
+    deterministic: bool = False,
+    num_lanes: int | None = None,
+) -> Evaluation:
+    """Plays `num_episodes` whole episodes and returns what they earned.
+
+    The key is the evaluation's own: pass one that training does not use. May be called under `jit` and `vmap`.
+
+    Args:
+      key: names the episodes, as in `policy_gradient`.
+      env: needs an episode limit.
+      deterministic: take the mode of the policy's distribution instead of a sample.
+      num_lanes: episodes played side by side; default as in `policy_gradient`.
+    Raises:
+      ValueError, TypeError: for arguments out of range or an environment without a limit.
+    """
+    key = _check.key("key", key)
+    num_episodes = _check.count("num_episodes", num_episodes)
+    if not isinstance(deterministic, bool):
+        raise TypeError(f"deterministic must be True or False; got {deterministic!r}")
+    num_lanes = min(_check.optional(_check.count, "num_lanes", num_lanes) or default("num_lanes"), num_episodes)
+    longest = require_max_steps(env)
+    return _compiled(env, policy, num_episodes, num_lanes, longest, deterministic)(key, params)
+
+
+def _compiled(env, policy, num_episodes, num_lanes, longest, deterministic):
+    def play(key, params):
+        queue = rollout.Queue.of(0, num_episodes, num_lanes)
+        _, _, statistics, _ = rollout.episodes(
+            env, policy, params, key, queue, None, num_rows=min(num_episodes * longest, jnp.iinfo(jnp.int32).max),
+            max_slots=num_episodes, deterministic=deterministic,
+        )
+        return Evaluation(statistics.returns, statistics.length)
+
+    return jax.jit(play)

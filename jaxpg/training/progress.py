@@ -1,0 +1,58 @@
+"""A live progress bar for runs, drawn between compiled blocks."""
+
+import math
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """Shows steps, steps per second, the newest episode return and the remaining time; silent if not wanted."""
+
+    def __init__(self, algorithm: Any, num_env_steps: int, wanted: bool | None):
+        self._bar: Any = None
+        self._total = num_env_steps
+        self._start = time.perf_counter()
+        name = f"{algorithm.name} {algorithm.env.name if algorithm.env is not None else ''}".strip()
+        if sys.stderr.isatty() if wanted is None else wanted:
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(
+                TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[status]}"),
+                TimeRemainingColumn(compact=True), console=Console(stderr=True), refresh_per_second=4,
+            )
+            self._task = self._bar.add_task(name, total=num_env_steps, status="compiling")
+
+    def __enter__(self) -> "Progress":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, taken: int, blocks: list[dict[str, np.ndarray]]) -> None:
+        """`taken` steps are done; `blocks` hold the metrics."""
+        if self._bar is None:
+            return
+        returns = blocks[-1]["episode_return"]
+        finished = returns[~np.isnan(returns)]
+        shown = f"return {finished[-1]:.1f}" if finished.size else "no episode has ended yet"
+        rate = taken / max(time.perf_counter() - self._start, 1e-9)
+        self._bar.update(
+            self._task, completed=min(taken, self._total),
+            status=f"{_short(taken)} / {_short(self._total)} steps · {_short(rate)}/s · {shown}",
+        )
+
+
+def _short(number: float) -> str:
+    """1234567 -> '1.23M'."""
+    power = min(int(math.log10(max(number, 1)) // 3), 3)
+    return f"{number / 1000**power:.3g}{['', 'k', 'M', 'G'][power]}"
