@@ -68,15 +68,15 @@ clean: ## remove .venv, caches and built packages; runs and outputs stay
 # point elsewhere), and is of the Python that PYTHON names, if the command line or the environment names one.
 NAMED := $(if $(filter file,$(origin PYTHON)),,yes)
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-HAS_PIP := import importlib.util as u; raise SystemExit(u.find_spec("pip") is None)
+IS_WHOLE := import sys, importlib.util as u; sys.exit(sys.prefix == sys.base_prefix or u.find_spec("pip") is None)
 WHICH := import sys; print(sys.base_prefix, sys.version)
 
 $(VENV)/made: FORCE
-	@works() { $(BIN)/python -c '$(NEW_ENOUGH)' && $(BIN)/python -c '$(HAS_PIP)'; }; \
+	@works() { $(BIN)/python -c '$(NEW_ENOUGH)' && $(BIN)/python -c '$(IS_WHOLE)'; }; \
 	here() { [ ! -e $@ ] || [ "$$(cat $@)" = "$(CURDIR)" ]; }; \
 	same() { [ -z "$(NAMED)" ] || [ "$$($(PYTHON) -c '$(WHICH)')" = "$$($(BIN)/python -c '$(WHICH)')" ]; }; \
 	if { works && here && same; } 2> /dev/null; then [ -e $@ ] || echo "$(CURDIR)" > $@; exit 0; fi; \
-	if ! version=$$($(PYTHON) --version 2>&1); then problem="'$(PYTHON)' does not run"; \
+	problem=; if ! version=$$($(PYTHON) --version 2>&1); then problem="'$(PYTHON)' does not run"; \
 	elif ! $(PYTHON) -c '$(NEW_ENOUGH)'; then problem="'$(PYTHON)' is $$version"; fi; \
 	if [ -n "$$problem" ]; then \
 	    echo "jaxpg needs Python 3.11 or newer, and $$problem. Name one that you have:" >&2; \
@@ -85,7 +85,7 @@ $(VENV)/made: FORCE
 	if [ -e $(VENV) ]; then echo "Making $(VENV) again: it is broken, was moved, or is of another Python."; fi; \
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && echo "$(CURDIR)" > $@
 
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 
 $(RUNTIME): $(VENV)/made pyproject.toml constraints.txt
 	@echo "Installing jaxpg into $(VENV) (the first time takes a minute or two)"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpg._batching import any_member
+from jaxpg._batching import any_member, in_batches, read_row, write_row
 from jaxpg.baselines import Baseline
 from jaxpg.policies.base import Policy
 from jaxpg.rollout import Trajectory, float_dtype
@@ -89,14 +89,13 @@ def weigh(
     group, size = peer_groups(num_slots, max_slots, group_size) if peers else (None, None)
     table = (size.shape[0], 1 if weight.whole_episode else max_time) if peers else None
 
-    def row_at(row):
-        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, row, 0, keepdims=False), buffer)
+    looked_at = buffer._replace(observation=None, action=None)
 
     def increments(row, step):
         following = jnp.minimum(row + 1, max_rows - 1)
         next_value = None
         if buffer.value is not None:
-            next_value = jax.lax.dynamic_index_in_dim(buffer.value, following, 0, keepdims=False)
+            next_value = read_row(buffer.value, following)
         values = StepValues(step.reward, step.value, next_value, step.terminated, step.truncated)
         return weight.increment(values).astype(floats), weight.decay(values).astype(floats)
 
@@ -104,29 +103,26 @@ def weigh(
         """γⁿ x_{t+n}, where step t + n belongs to the same episode."""
         n = weight.lookahead
         later = jnp.minimum(row + n, max_rows - 1)
-        there = jax.tree.map(
-            lambda x: jax.lax.dynamic_index_in_dim(x, later, 0, keepdims=False),
-            (buffer.episode, buffer.time, buffer.valid, stored),
-        )
-        same = (row + n < num_rows) & there[2] & (there[0] == step.episode) & (there[1] == step.time + n)
-        return jnp.where(same, there[3] * jnp.asarray(weight.discount, floats) ** n, 0.0)
+        episode, time, valid, increment = read_row((buffer.episode, buffer.time, buffer.valid, stored), later)
+        same = (row + n < num_rows) & valid & (episode == step.episode) & (time == step.time + n)
+        return jnp.where(same, increment * jnp.asarray(weight.discount, floats) ** n, 0.0)
 
     def body(state):
         row, psi, finished, stored, result = state
         row = row - 1
-        step = row_at(row)
+        step = read_row(looked_at, row)
         ended = step.valid & (step.terminated | step.truncated)
         finished = finished | ended
         kept = step.valid & finished
         increment, decay = increments(row, step)
         if weight.lookahead is not None:
-            stored = jax.lax.dynamic_update_index_in_dim(stored, increment, row, 0)
+            stored = write_row(stored, increment, row)
             increment = increment - ahead(row, step, stored)
         psi = recursion(increment, decay, ended, psi)
         place = jnp.where(kept, offset[step.episode] + step.time, max_rows * num_lanes)
         starts = kept & (step.time == 0)
         result = result._replace(
-            weight=jax.lax.dynamic_update_index_in_dim(result.weight, psi, row, 0),
+            weight=write_row(result.weight, psi, row),
             packed=result.packed.at[place].set(row * num_lanes + lane_index, mode="drop", unique_indices=True),
             first=result.first.at[jnp.where(starts, step.episode, max_slots)].set(psi, mode="drop"),
         )
@@ -167,12 +163,14 @@ def sum_scores(
     group_size: int,
     num_slots: jax.Array,
     block_size: int,
+    batch_steps: int,
     episode_weights: jax.Array | None = None,
     sums: Any,
 ) -> Any:
     """Adds Σ_i p_i Σ_t w^t ∇ log π(a_t | s_t) (Ψ_t − b_t) to `sums`, over the finished episodes i of each group.
 
     Args:
+      block_size: steps of a block; batch_steps: under `vmap`, about how many steps of different members at a time.
       group_ends: [group] the number of slots up to and including the group's last; groups are ranges of slots.
       episode_weights: [slot] p_i; None: 1.
       sums: pytree like `params` with a leading [group] axis.
@@ -214,7 +212,8 @@ def sum_scores(
         step, psi = jax.tree.map(lambda x: x[places], flat)
         scale = jnp.where(start + lanes < end, advantages(step, psi), 0.0)
         scale = jax.lax.stop_gradient(scale)
-        gradient = jax.grad(objective)(params, step.observation, step.action, scale)
+        most = max(batch_steps // block_size, 1)
+        gradient = in_batches(jax.grad(objective), most, params, step.observation, step.action, scale)
         sums = jax.tree.map(lambda s, g: s.at[current].add(g.astype(s.dtype), mode="drop"), sums, gradient)
         return end, sums, any_member(end < total)
 

@@ -92,10 +92,15 @@ def policy_gradient(
         return finish(moments, num_episodes, num_groups)
 
     compiled = jax.jit(estimate)
+    seen = set()  # Structures of params that have been checked.
 
     def gradient(key, params):
         key = _check.key("key", key)
-        _check_policy(env, policy, params)
+        leaves, structure = jax.tree.flatten(params)
+        form = (structure, *((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+        if form not in seen:
+            _check_policy(env, policy, params)
+            seen.add(form)
         result = compiled(key, params)
         if _check.is_concrete(result.num_nonfinite) and result.num_nonfinite > 0:
             raise ValueError(f"reward: {int(result.num_nonfinite)} of {num_episodes} episodes of {env.name} have a return "
@@ -177,7 +182,8 @@ def _sum_terms(buffer, num_rows, length, num_slots, policy, params, weight, base
     )
     return _accumulate.sum_scores(
         buffer, weighted, policy, params, weight, baseline, group_ends=group_ends, group_size=group_size,
-        num_slots=num_slots, block_size=block_size, episode_weights=episode_weights, sums=sums,
+        num_slots=num_slots, block_size=block_size, batch_steps=default("block_size"), episode_weights=episode_weights,
+        sums=sums,
     )
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
-from jaxpg._batching import any_member
+from jaxpg._batching import any_member, write_row
 from jaxpg._plan import default, require_max_steps, worst_rows
 from jaxpg.envs.base import Environment
 from jaxpg.policies.base import Policy
@@ -334,11 +334,7 @@ def episodes(
         lanes, row, ended, free = play_row(
             env, policy, params, rnd.lanes, discount, value, final_rows, deterministic
         )
-        buffer = jax.tree.map(
-            lambda rows, new: jax.lax.dynamic_update_index_in_dim(rows, new.astype(rows.dtype), rnd.row, 0),
-            rnd.buffer,
-            record(row) if rnd.buffer is not None else None,
-        )
+        buffer = None if rnd.buffer is None else write_row(rnd.buffer, record(row), rnd.row)
         slots = jnp.where(ended, row.episode, max_slots)  # Out of range: dropped.
         statistics = jax.tree.map(
             lambda all_, new: all_.at[slots].set(new, mode="drop"),

@@ -6,6 +6,7 @@ The tests run on one CPU device (a second one slows ordinary code by 10-60%): wh
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import textwrap
@@ -57,19 +58,23 @@ def run_in_subprocess():
         flags.append(f"--xla_force_host_platform_device_count={devices}")
         variables = {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu", **(env or {})}
         variables.pop("JAX_NUM_CPU_DEVICES", None)
+        process = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code)],
+            cwd=ROOT,
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        problem = None
         try:
-            process = subprocess.run(
-                [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code)],
-                cwd=ROOT,
-                env=variables,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-            )
-        except subprocess.TimeoutExpired as error:
-            pytest.fail(f"no end after {timeout} s; printed so far:\n{error.stdout}\n{error.stderr}")
+            output, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            problem = f"no end after {timeout} s"
+            process.send_signal(signal.SIGABRT)  # faulthandler then prints where every thread stands
+            output, errors = process.communicate()
         if process.returncode:
-            pytest.fail(f"exit status {process.returncode}; printed:\n{process.stdout}\n{process.stderr}")
-        return process.stdout
+            pytest.fail(f"{problem or f'exit status {process.returncode}'}; printed:\n{output}\n{errors}")
+        return output
 
     return run

@@ -218,7 +218,7 @@ def test_v_trace_as_a_recursion_of_your_own(x64):
     behavior = softmax(problem.behavior_logits)
     ratio = problem.pi / behavior
     rho, trace = np.minimum(ratio, 1.1), np.minimum(ratio, 0.9)
-    value, gamma, n_states = problem.value[0], problem.discount, 3
+    value, gamma = problem.value[0], problem.discount
     after = np.where(problem.terminal, 0.0, value)
     pairs = []
     for p, s, a, r in problem.enumerate(behavior):
@@ -237,18 +237,12 @@ def test_v_trace_as_a_recursion_of_your_own(x64):
     td = problem.reward + gamma * after - value[:, None, None]
     last = problem.reward - value[:, None, None]  # At the horizon's last step nothing follows.
 
-    def coefficients(time):
-        delta = jnp.where(time == problem.horizon - 1, last, td)
-        column = jnp.asarray(rho)[..., None]
-        return jaxpg.exact.Coefficients(
-            increment=column * delta, decay=gamma * LAMBDA * jnp.asarray(trace)[..., None], direct=column * delta,
-            carry=gamma * column, score_discount=jnp.full((1, 1, 1), gamma), baseline_factor=jnp.ones((1, 1)))
-
-    recursion = jaxpg.exact.Recursion(coefficients, jnp.zeros((1, 1, 1)), jnp.asarray(behavior))
+    delta, column = rho[..., None] * np.stack([td, last]), rho[..., None]
+    recursion = jaxpg.exact.generic(delta, gamma * LAMBDA * trace[..., None], jnp.asarray(behavior), carry=gamma * column,
+                                    score_discount=gamma)
     policy, params = policy_and_params(problem)
     np.testing.assert_allclose(np.ravel(mdp.mean(policy, params, weight=recursion)), mean, atol=1e-12)
     np.testing.assert_allclose(mdp.covariance(policy, params, weight=recursion), covariance, atol=1e-12)
-    assert n_states == mdp.num_states
 
 
 @pytest.mark.parametrize("weight", ["reward_to_go", "another_discount", "gae", "n_step", "td_residual"])

@@ -41,7 +41,7 @@ def reinforce(
     policy: Policy,
     critic: Critic | None = None,
     *,
-    num_episodes: int = 16,
+    num_episodes: int = 32,
     weight: Weight | None = None,
     baseline: Baseline | None = None,
     optimizer: Any = None,

@@ -26,9 +26,9 @@ def corrected_rules(name: str, gymnax_env: Any) -> Any:
 def _mountain_car_continuous(gymnax_env: Any) -> Any:
     """MountainCarContinuous-v0 with gymnasium's wall.
 
-    At `min_position` gymnasium sets a negative velocity to 0. gymnax 1.0 has `goal_position` in that line: its car keeps
-    its speed at the left wall and, for a `goal_velocity` above 0, loses a negative one on the goal. Source: gymnasium,
-    `envs/classic_control/continuous_mountain_car.py`.
+    At `min_position` gymnasium sets a negative velocity to 0. gymnax 1.0 has `goal_position` in that line: its car
+    keeps its speed at the left wall and, for a `goal_velocity` above 0, loses a negative one on the goal.
+    Source: gymnasium, `envs/classic_control/continuous_mountain_car.py`.
     """
 
     class ContinuousMountainCar(type(gymnax_env)):

@@ -2,12 +2,13 @@
 
 A gymnax state may leave reset with a Python zero and step with an array: weakly typed first, strongly after, which
 would compile a jitted step twice and fail in `lax.scan`. And gymnax joins integers by `lax.select`, which wants equal
-dtypes: under x64 some environments need int32 actions, others int64, and some (Freeway, MetaMaze, GaussianBandit) cannot
-be traced at all, or write 64-bit numbers into 32-bit arrays (the chains): those are played in 32 bits there.
+dtypes: under x64 some environments need int32 actions, others int64, and some cannot be traced at all (Freeway,
+MetaMaze, GaussianBandit) or write 64-bit numbers into 32-bit arrays (the chains): those are played in 32 bits there.
 """
 
 import contextlib
 import copy
+import importlib
 import math
 import warnings
 from collections.abc import Callable
@@ -65,8 +66,8 @@ def _functions(name: str, gymnax_env: Any, params: Any, action_space: Space, int
         action = jnp.asarray(action)
         kind = jnp.dtype(space.dtype).kind
         if action.size != math.prod(space.shape) or (kind in "iu" and action.dtype.kind not in "iub"):
-            raise ValueError(f"{name}: action must be of {space}, {jnp.dtype(space.dtype).name}{list(space.shape)}; got "
-                             f"{action.dtype.name}{list(action.shape)}")
+            raise ValueError(f"{name}: action must be in {space}, of {jnp.dtype(space.dtype).name}{list(space.shape)}; "
+                             f"got {action.dtype.name}{list(action.shape)}")
         dtype = integer if isinstance(space, Discrete) else floating if kind == "f" else space.dtype
         return strong(action, dtype).reshape(space.shape)
 
@@ -145,8 +146,7 @@ def _x64_off(active: bool):
     if not active:
         yield
         return
-    enable_x64 = getattr(jax, "enable_x64", None)  # Since jax 0.8; before, in jax.experimental.
-    if not callable(enable_x64):
-        from jax.experimental import enable_x64
+    # At the top since jax 0.8, in jax.experimental before.
+    enable_x64 = getattr(jax, "enable_x64", None) or importlib.import_module("jax.experimental").enable_x64
     with enable_x64(False):
         yield

@@ -1,11 +1,11 @@
 """Whether an environment keeps its promises on structure, seen by tracing it: no step is computed."""
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxpg.envs.base import Environment, Timestep
 from jaxpg.envs.spaces import Space, is_leaf, shape_dtype
@@ -19,7 +19,11 @@ class EnvironmentStructure(NamedTuple):
     state: Any
     observation: Any
     action: Any
-    reward: jax.ShapeDtypeStruct
+    reward: Any
+
+
+# By environment and float dtype. Weak, since an environment may hold traced parameters, which must not outlive it.
+_seen: MutableMapping[Environment, dict[Any, EnvironmentStructure]] = weakref.WeakKeyDictionary()
 
 
 def check_structure(environment: Environment) -> EnvironmentStructure:
@@ -35,6 +39,14 @@ def check_structure(environment: Environment) -> EnvironmentStructure:
     """
     if not isinstance(environment, Environment):
         raise TypeError(f"environment must be a jaxpg.Environment; got {type(environment).__name__} ({environment!r})")
+    seen = _seen.setdefault(environment, {})
+    float_dtype = jnp.result_type(float)
+    if float_dtype not in seen:
+        seen[float_dtype] = _structure(environment)
+    return seen[float_dtype]
+
+
+def _structure(environment: Environment) -> EnvironmentStructure:
     name = f"environment {environment.name!r}"
     key, action = jax.eval_shape(lambda: jax.random.key(0)), shape_dtype(environment.action_space)
 
@@ -50,20 +62,17 @@ def check_structure(environment: Environment) -> EnvironmentStructure:
     _check_same(f"{name}: state", state, state_after)
     _check_observation(f"{name}: the observation of step", timestep.observation, environment.observation_space)
     _check_same(f"{name}: observation", observation, timestep.observation)
-    _check_scalar(f"{name}: timestep.reward", timestep.reward, "if")
-    _check_scalar(f"{name}: timestep.terminated", timestep.terminated, "b")
-    _check_scalar(f"{name}: timestep.truncated", timestep.truncated, "b")
+    _check_scalar(f"{name}: timestep.reward", timestep.reward, "float", "integer")
+    _check_scalar(f"{name}: timestep.terminated", timestep.terminated, "boolean")
+    _check_scalar(f"{name}: timestep.truncated", timestep.truncated, "boolean")
     return EnvironmentStructure(state, observation, action, timestep.reward)
 
 
-_KINDS = {"f": "float", "i": "integer", "b": "boolean"}
+_KINDS = {"float": jnp.floating, "integer": jnp.integer, "boolean": jnp.bool_}
 
 
 def _kind(dtype: Any) -> str:
-    """One letter: f for every float (bfloat16 too), i for every integer, b for booleans, else numpy's."""
-    if jnp.issubdtype(dtype, jnp.floating):
-        return "f"
-    return "i" if jnp.issubdtype(dtype, jnp.integer) else np.dtype(dtype).kind if dtype == jnp.bool_ else "?"
+    return next((kind for kind, scalar in _KINDS.items() if jnp.issubdtype(dtype, scalar)), str(dtype))
 
 
 def _traced(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -76,16 +85,20 @@ def _traced(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         returned.append(jax.tree_util.tree_unflatten(structure, described))
         return ()
 
-    jax.eval_shape(record, *arguments)
+    try:
+        jax.eval_shape(record, *arguments)
+    except Exception as error:
+        error.add_note(f"This came while {what} was traced to check the environment's structure.")
+        raise
     return returned[0]
 
 
 def _described(what: str, leaf: Any) -> jax.ShapeDtypeStruct:
-    if isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float)):
-        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-        if isinstance(leaf, jax.Array) or array.dtype.kind in "biuf" or array.dtype == jnp.bfloat16:
-            return jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=True))
-    raise TypeError(f"{what} a {type(leaf).__name__} ({leaf!r}); every leaf must be an array or a number")
+    try:
+        array = jnp.asarray(leaf)
+    except TypeError:
+        raise TypeError(f"{what} a {type(leaf).__name__} ({leaf!r}); every leaf must be an array or a number") from None
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 def _path(path: Any) -> str:
@@ -122,8 +135,8 @@ def _check_observation(what: str, observation: Any, space: Space) -> None:
                              f"{_text(leaf)}")
 
 
-def _check_scalar(what: str, leaf: Any, kinds: str) -> None:
-    accepted = f"one {' or '.join(_KINDS[kind] for kind in reversed(kinds))} scalar"
+def _check_scalar(what: str, leaf: Any, *kinds: str) -> None:
+    accepted = f"one {' or '.join(kinds)} scalar"
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         raise TypeError(f"{what} must be {accepted}; got a {type(leaf).__name__}")
     if leaf.shape != () or _kind(leaf.dtype) not in kinds:

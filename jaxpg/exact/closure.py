@@ -4,9 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-
-from jaxpg import _check
 
 __all__ = ["Closure"]
 
@@ -52,7 +49,6 @@ class Closure:
         ended = 1.0 - self.alive
         constant = constant + _apply(kernel, jnp.broadcast_to(_column(ended, constant) * boundary, constant.shape))
         kernel = self.alive[:, None] * kernel * self.alive
-        _check_converges(kernel)
         system = jnp.eye(len(kernel), dtype=kernel.dtype) - kernel
         moment = jnp.linalg.solve(system, constant.reshape(len(kernel), -1)).reshape(constant.shape)
         return self._end(moment, boundary)
@@ -68,12 +64,3 @@ def _apply(kernel: jax.Array, moment: jax.Array) -> jax.Array:
 def _column(array: jax.Array, like: jax.Array) -> jax.Array:
     return array.reshape(array.shape + (1,) * (like.ndim - 1))
 
-
-def _check_converges(kernel: jax.Array) -> None:
-    if not _check.is_concrete(kernel):
-        return
-    radius = float(np.max(np.abs(np.linalg.eigvals(np.asarray(kernel, np.float64)))))
-    if not radius < 1.0 - 1e-9:
-        raise ValueError(f"this estimator's moments are infinite without a horizon: their recursion has spectral radius "
-                         f"{radius:.6g}, and must be below 1. Give the MDP a horizon, terminal states or a smaller "
-                         "discount, or keep the discount of the states in the weight")

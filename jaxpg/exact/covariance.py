@@ -5,6 +5,7 @@ A `Weight` is a backward linear recursion already, so it is put on arrays over (
 baseline is made of other episodes.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from jaxpg import _check
 from jaxpg.baselines import Baseline
 from jaxpg.exact import evaluation, leave_one_out, moments, whole_episode
-from jaxpg.exact.recursion import Coefficients, Recursion
+from jaxpg.exact.recursion import Coefficients, Recursion, check_converges
 from jaxpg.weights import StepValues, Weight, reward_to_go
 
 __all__ = ["baseline_table", "estimate_moments", "recursion"]
@@ -34,6 +35,7 @@ def estimate_moments(mdp: Any, policy: Any, params: Any, weight: Weight | Recurs
     if mdp.horizon is None and estimator.whole_episode and mdp.terminal is None:
         raise ValueError("total_return needs episodes that end: give the MDP a horizon or terminal states, or use "
                          "reward_to_go")
+    check_converges(mdp, estimator)
     if baseline.peers is not None:
         return _grouped_moments(mdp, estimator, psi, baseline, num_episodes)
     mean, squared = (whole_episode if estimator.whole_episode else moments).moments(mdp, estimator, psi)
@@ -75,26 +77,29 @@ def baseline_table(mdp: Any, function: Callable[[Any, jax.Array], jax.Array] | N
     return jax.vmap(lambda time: _state_values(mdp, function, time))(times)[..., None].astype(dtype)
 
 
-def _coefficients(mdp: Any, weight: Weight, ratio: jax.Array | None) -> Callable[[Any], Coefficients]:
-    shape, dtype = mdp.transition.shape, mdp.transition.dtype
+def _coefficients(mdp: Any, weight: Weight, ratio: jax.Array | None) -> Coefficients:
+    """A weight's coefficients, with each step's increment, decay and score discount times its importance ratio."""
+    shape, dtype, horizon = mdp.transition.shape, mdp.transition.dtype, mdp.horizon
+    ratio = jnp.ones((1, 1, 1), dtype) if ratio is None else ratio[..., None]
     reward = jnp.broadcast_to(evaluation.transition_reward(mdp), shape)
     ended = jnp.broadcast_to(jnp.zeros((), bool) if mdp.terminal is None else mdp.terminal, shape)
-    score_discount = jnp.asarray(weight.state_discount, dtype).reshape(1, 1, 1)
-    one = jnp.ones((1, 1), dtype) if ratio is None else ratio
 
-    def coefficients(time: Any) -> Coefficients:
-        now = jnp.zeros((), jnp.int32) if time is None else time
+    def one(time: jax.Array) -> tuple[jax.Array, jax.Array]:
         value = next_value = None
         if weight.value is not None:
-            value = jnp.broadcast_to(_state_values(mdp, weight.value, now)[:, None, None], shape)
-            next_value = jnp.broadcast_to(_state_values(mdp, weight.value, now if time is None else now + 1), shape)
-        terminated = ended if mdp.horizon is None else ended | (now == mdp.horizon - 1)
+            value = jnp.broadcast_to(_state_values(mdp, weight.value, time)[:, None, None], shape)
+            later = time if horizon is None else time + 1
+            next_value = jnp.broadcast_to(_state_values(mdp, weight.value, later), shape)
+        terminated = ended if horizon is None else ended | (time == horizon - 1)
         step = StepValues(reward, value, next_value, terminated, jnp.zeros(shape, bool))
-        increment = one[..., None] * jnp.asarray(weight.increment(step), dtype)
-        decay = one[..., None] * jnp.asarray(weight.decay(step), dtype)
-        return Coefficients(increment, decay, increment, decay, one[..., None] * score_discount, one)
+        increment, decay = jnp.asarray(weight.increment(step), dtype), jnp.asarray(weight.decay(step), dtype)
+        return ratio * jnp.broadcast_to(increment, shape), ratio * jnp.broadcast_to(decay, shape)
 
-    return coefficients
+    # Without a value function time enters by the last step alone: two rows are enough.
+    num_rows = 1 if horizon is None else horizon if weight.value is not None else min(2, horizon)
+    increment, decay = jax.vmap(one)(jnp.arange(num_rows) + (0 if horizon is None else horizon - num_rows))
+    score_discount = ratio * jnp.asarray(weight.state_discount, dtype)
+    return Coefficients(increment, decay, increment, decay, score_discount[None], ratio[None])
 
 
 def _state_values(mdp: Any, function: Callable[[Any, jax.Array], jax.Array], time: jax.Array) -> jax.Array:
@@ -170,21 +175,17 @@ def _peer_coefficients(mdp: Any, estimator: Recursion, baseline: Baseline, size:
 
 
 def _with_numbers(mdp: Any, estimator: Recursion) -> Recursion:
-    """The recursion with its decay and score discount as [1, 1, 1]; they must not vary with state and action."""
-    if estimator.episode_ratio is not None or estimator.whole_episode:
-        if estimator.episode_ratio is not None:
-            raise ValueError("a baseline made of other episodes is available on-policy only; got behavior as well")
+    """The recursion with its decay and score discount as [K, 1, 1, 1]; they must not vary with state and action."""
+    coefficients = estimator.coefficients
+    varying = (coefficients.decay, coefficients.score_discount, coefficients.baseline_factor)
+    same = all(not _check.is_concrete(array) or bool(jnp.all(array == array[:, :1, :1, :1])) for array in varying)
+    if estimator.episode_ratio is not None or not same:
+        raise ValueError("a baseline made of other episodes is available on-policy, and where the weight's decay is a "
+                         "number; here there is a behavior policy, or the decay varies with state and action")
+    if estimator.whole_episode:
         return estimator
-    probe = estimator.coefficients(None if mdp.horizon is None else jnp.zeros((), jnp.int32))
-    same = all(not _check.is_concrete(a) or bool(jnp.all(a == a.ravel()[0])) for a in
-               (probe.decay, probe.score_discount, probe.baseline_factor))
-    if not same:
-        raise ValueError("a baseline made of other episodes is available where the weight's decay is a number, and "
-                         "on-policy; here it varies with state and action")
-
-    def coefficients(time: Any) -> Coefficients:
-        full = estimator.coefficients(time)
-        return full._replace(decay=full.decay[:1, :1, :1], carry=full.carry[:1, :1, :1],
-                             score_discount=full.score_discount[:1, :1, :1])
-
-    return estimator._replace(coefficients=coefficients)
+    if mdp.horizon is None:
+        raise ValueError("a baseline made of other episodes' weights at the same time step needs a finite horizon; this "
+                         "MDP's horizon is None. With total_return it does not")
+    numbers = {name: getattr(coefficients, name)[:, :1, :1, :1] for name in ("decay", "carry", "score_discount")}
+    return dataclasses.replace(estimator, coefficients=coefficients._replace(**numbers))

@@ -3,6 +3,7 @@
 Every function takes `pi`, the table π(a | s) of shape [S, A], so it is differentiable in it and in the MDP's arrays.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -73,6 +74,7 @@ def kernel(mdp: Any, pi: jax.Array) -> jax.Array:
     return jnp.einsum("sa,sat->st", pi, survival(mdp))
 
 
+@jax.jit
 def values(mdp: Any, pi: jax.Array) -> jax.Array:
     """V_t = r_π + γ P_π V_{t+1}, V_H = 0: [H, S]; without a horizon V = (I − γ P_π)⁻¹ r_π: [S]."""
     reward, step = jnp.sum(pi * expected_reward(mdp), -1), mdp.discount * kernel(mdp, pi)
@@ -99,6 +101,7 @@ def action_values(mdp: Any, pi: jax.Array) -> jax.Array:
     return expected_reward(mdp) + mdp.discount * jnp.einsum("sat,...t->...sa", survival(mdp), following)
 
 
+@functools.partial(jax.jit, static_argnames="discounted")
 def state_distribution(mdp: Any, pi: jax.Array, discounted: bool = False) -> jax.Array:
     """d_{t+1} = P_πᵀ d_t, [H, S], times γ^t if `discounted`; without a horizon (I − γ P_πᵀ)⁻¹ d_0, [S]."""
     start, step = mdp.initial * mdp.alive, kernel(mdp, pi)

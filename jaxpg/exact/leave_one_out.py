@@ -13,13 +13,14 @@ where g_q = Σ_t D_t ((1 − β) Ψ_t − α (N − 1) q_t) is a one-episode est
 episode the bracket is Var(R) E[G Gᵀ] + ∇J ∇Jᵀ (Kool et al., 2019, state the estimator).
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxpg.exact import evaluation, moments, whole_episode
-from jaxpg.exact.recursion import Recursion
+from jaxpg.exact.recursion import Recursion, at
 
 __all__ = ["group_moments"]
 
@@ -35,21 +36,19 @@ def group_moments(mdp: Any, recursion: Recursion, psi: jax.Array, size: int, oth
     typical, shared = extra(mdp, recursion, psi)
     estimate = whole_episode.moments if recursion.whole_episode else moments.moments
     # g_q with the weight unscaled and its baseline α (N − 1) q / (1 − β), times (1 − β), stated without the division.
-    mean, squared = estimate(mdp, _scaled(recursion, 1.0 - own)._replace(baseline=others * (size - 1) * typical), psi)
+    mean, squared = estimate(mdp, _scaled(recursion, 1.0 - own, others * (size - 1) * typical), psi)
     covariance = squared - jnp.outer(mean, mean)
     return mean, covariance / size + others**2 * (size - 1) / size * shared
 
 
-def _scaled(recursion: Recursion, factor: Any) -> Recursion:
-    """The recursion of `factor` times the weight."""
-
-    def coefficients(time: Any) -> Any:
-        unscaled = recursion.coefficients(time)
-        return unscaled._replace(increment=factor * unscaled.increment, direct=factor * unscaled.direct)
-
-    return recursion._replace(coefficients=coefficients)
+def _scaled(recursion: Recursion, factor: Any, baseline: jax.Array) -> Recursion:
+    """The recursion of `factor` times the weight, with this baseline."""
+    coefficients = recursion.coefficients
+    coefficients = coefficients._replace(increment=factor * coefficients.increment, direct=factor * coefficients.direct)
+    return dataclasses.replace(recursion, coefficients=coefficients, baseline=baseline)
 
 
+@jax.jit
 def _whole_episode_extra(mdp: Any, recursion: Recursion, psi: jax.Array) -> tuple[jax.Array, jax.Array]:
     """E[R] as a baseline [1, 1, 1], and Var(R) E[G Gᵀ] + E[R G] E[R G]ᵀ."""
     m = whole_episode.score_moments(mdp, recursion, psi)
@@ -57,18 +56,16 @@ def _whole_episode_extra(mdp: Any, recursion: Recursion, psi: jax.Array) -> tupl
     return m[1, 0].reshape(1, 1, 1), shared
 
 
+@jax.jit
 def _extra(mdp: Any, recursion: Recursion, psi: jax.Array) -> tuple[jax.Array, jax.Array]:
     """q_t as a baseline [H, 1, 1], and Σ_t Var(Ψ_t) E[D_t D_tᵀ] + Σ_{t,s} X_ts X_stᵀ."""
-    if mdp.horizon is None:
-        raise ValueError("a baseline made of other episodes' weights at the same time step needs a finite horizon; this "
-                         "MDP's horizon is None. With total_return it does not")
-    unbaselined = recursion._replace(baseline=jnp.zeros((1, 1, 1), psi.dtype))
+    unbaselined = dataclasses.replace(recursion, baseline=jnp.zeros((1, 1, 1), psi.dtype))
     visits = evaluation.state_distribution(mdp, recursion.acting)
     _, (first, second) = moments.over_time(mdp, unbaselined, psi)
     q = jnp.sum(visits * first, -1)
     variance = jnp.sum(visits * second, -1) - q**2
     times = jnp.arange(mdp.horizon)
-    factors = jax.vmap(lambda time: recursion.coefficients(time).score_discount.reshape(()))(times)
+    factors = _numbers(recursion.coefficients.score_discount, mdp.horizon)
     factors = jnp.concatenate([jnp.ones_like(factors[:1]), jnp.cumprod(factors)[:-1]])  # w^t
     weights = jnp.einsum("t,t,ts->s", variance, factors**2, visits)
     own = jnp.einsum("s,sa,sap,saq->pq", weights, recursion.acting, psi, psi)
@@ -77,9 +74,14 @@ def _extra(mdp: Any, recursion: Recursion, psi: jax.Array) -> tuple[jax.Array, j
     return q[:, None, None], own + jnp.einsum("tsp,stq->pq", x, x)
 
 
+def _numbers(rows: jax.Array, horizon: int) -> jax.Array:
+    """A coefficient that is a number at each time: [H]."""
+    return jax.vmap(lambda time: at(rows, time, horizon).reshape(()))(jnp.arange(horizon))
+
+
 def _sums(mdp: Any, recursion: Recursion, times: jax.Array) -> jax.Array:
     """C with Ψ_s = Σ_k C_sk x_k, [H, H]: the products of decays from s to k − 1, for s ≤ k < s + lags."""
-    decays = jax.vmap(lambda time: recursion.coefficients(time).decay.reshape(()))(times)
+    decays = _numbers(recursion.coefficients.decay, mdp.horizon)
     steps = times[None, :] - times[:, None]
 
     def row(start: jax.Array) -> jax.Array:
@@ -96,7 +98,7 @@ def _increments_with_scores(mdp: Any, recursion: Recursion, psi: jax.Array, visi
     survival, kernel = evaluation.survival(mdp), evaluation.kernel(mdp, acting)
 
     def increments(time: jax.Array) -> jax.Array:  # E[x_k | s, a], [S, A]
-        return jnp.sum(mdp.transition * recursion.coefficients(time).increment, -1)
+        return jnp.sum(mdp.transition * at(recursion.coefficients.increment, time, mdp.horizon), -1)
 
     def row(time: jax.Array) -> jax.Array:
         """Carries E[ψ_t 1{s_k = s}] forward from k = t + 1."""

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg.exact.closure import Closure
-from jaxpg.exact.recursion import Recursion
+from jaxpg.exact.recursion import Recursion, at
 
 __all__ = ["Moments", "moments", "over_time"]
 
@@ -30,6 +30,7 @@ class Moments(NamedTuple):
     estimate_squared: jax.Array
 
 
+@jax.jit
 def moments(mdp: Any, recursion: Recursion, psi: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(E[g], E[g gᵀ]) of an episode, [P] and [P, P], for the scores `psi` [S, A, P]."""
     if mdp.horizon is None:
@@ -62,8 +63,8 @@ def _step(mdp: Any, recursion: Recursion, psi: jax.Array, time: Any, following: 
     A name with `_next` is the next step's moment as it enters this step's.
     """
     close, transition, acting = Closure(mdp, recursion.lags), mdp.transition, recursion.acting
-    x, c, u, k, w, p = recursion.coefficients(time)
-    b = recursion.baseline[0 if recursion.baseline.shape[0] == 1 else time]
+    x, c, u, k, w, p = at(recursion.coefficients, time, mdp.horizon)
+    b = at(recursion.baseline, time, mdp.horizon)
     ones = jnp.ones(following.weight.shape[-1], psi.dtype)
 
     def mean(array: jax.Array) -> jax.Array:  # E[array | s, a], [S, A]
@@ -95,7 +96,7 @@ def _step(mdp: Any, recursion: Recursion, psi: jax.Array, time: Any, following: 
     yr = (mean(u * x) + expect(k * x, r_last))[..., None] * ones + expect(u * c, r_next) + expect(k * c, rr_last)
 
     # E[g] and E[g Rᵀ]. The baseline may differ between coordinates, so it stays with its score: φ = p b ψ.
-    phi = psi * p[..., None] * b[:, None, :]
+    phi = psi * p * b[:, None, :]
     g, g_next = close(average(psi * y[..., None] - phi), kernel(w), following.estimate)
     constant = average(psi[..., None] * yr[:, :, None] - phi[..., None] * r_given[:, :, None])
     constant += average(expect(w * x, g_next))[..., None] * ones

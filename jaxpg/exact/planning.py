@@ -10,6 +10,7 @@ from jaxpg.exact import evaluation
 __all__ = ["optimal"]
 
 
+@jax.jit
 def optimal(mdp: Any) -> tuple[jax.Array, jax.Array]:
     """(V*, actions): backward induction, [H, S] both; policy iteration without a horizon, [S] both."""
     return _policy_iteration(mdp) if mdp.horizon is None else _backward_induction(mdp)

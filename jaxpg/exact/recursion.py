@@ -1,26 +1,33 @@
-"""An estimator of one episode as a backward recursion: what the exact moments are computed from.
+"""An estimator of one episode as a backward recursion on a finite MDP: what its exact moments are computed from.
 
-    R_t = x + c R_{t+1}                      the return-like recursion of a weight
-    y_t = u + k R_{t+1}                      the weight Ψ_t read from it; u = x and k = c for most
-    g_t = ψ_t (y_t − p b_t(s_t)) + w g_{t+1}   the estimate, g = g_0; R and g behind the episode's end are 0
+    R_t = x + c R_{t+1}                        the return-like recursion of a weight
+    y_t = u + k R_{t+1}                        the weight Ψ_t read from it; u = x and k = c for most
+    g_t = ψ_t (y_t − p b_t(s_t)) + w g_{t+1}   the estimate is g = g_0; R and g behind the episode's end are 0
 
-x, c, u, k and w may depend on (t, s, a, s'), p on (t, s, a). Reward-to-go is x = r, c = w = γ. With importance ratios
-ρ = π/μ of the acting policy μ the per-decision estimate is x = ρ r, c = w = γρ, p = ρ.
+x, c, u, k and w may depend on (t, s, a, s'), and p on (t, s, a). Reward-to-go is x = r, c = w = γ. With importance
+ratios ρ = π/μ of the acting policy μ, the per-decision estimate is x = ρ r, c = w = γρ, p = ρ.
 """
 
-from collections.abc import Callable
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Coefficients", "Recursion", "generic"]
+from jaxpg.exact.precision import check_spectral_radius
+
+__all__ = ["Coefficients", "Recursion", "at", "check_converges", "generic"]
 
 
 class Coefficients(NamedTuple):
-    """The recursion's coefficients at one time, each broadcastable to [S, A, S].
+    """The recursion's coefficients, each [K, S, A, S] or with ones in the place of some of these axes.
 
-    Fields: increment x, decay c, direct u, carry k, score_discount w, and baseline_factor p (broadcastable to [S, A]).
+    Of the K rows the last is for an episode's last step H − 1, the one before it for H − 2, and so on back; the first
+    is for all earlier steps as well. So K = 1 is for coefficients that do not change with time, K = 2 for a last step
+    that differs. Without a horizon K = 1.
+
+    Fields: increment x, decay c, direct u, carry k, score_discount w, and baseline_factor p ([K, S, A, 1]).
     """
 
     increment: jax.Array
@@ -31,45 +38,73 @@ class Coefficients(NamedTuple):
     baseline_factor: jax.Array
 
 
-class Recursion(NamedTuple):
+@functools.partial(jax.tree_util.register_dataclass,
+                   data_fields=["coefficients", "baseline", "acting", "episode_ratio"],
+                   meta_fields=["lags", "whole_episode"])
+@dataclasses.dataclass(frozen=True)
+class Recursion:
     """An estimator of one episode.
 
     Fields:
-      coefficients: time -> Coefficients. The time is an integer scalar, traced; None without a horizon.
-      baseline: b_t(s), broadcastable to [H, S, P] (its first axis is 1 without a horizon). The last axis is for
+      coefficients: `Coefficients`.
+      baseline: b_t(s), [K, S, P] or with ones for some of these axes; K as for the coefficients. The last axis is for
         baselines that differ between the coordinates of the gradient.
       acting: [S, A], the probabilities of the policy that acts, μ(a | s).
       lags: None, or n: R sums n increments, R_t = Σ_{k<n} c^k x_{t+k}, as in n-step advantages.
       whole_episode: the episode's first R is the weight of every step: g = R Σ_t ψ_t − Σ_t ψ_t b_t.
-      episode_ratio: None, or [S, A] factors whose product over the episode multiplies g: the trajectory's importance
-        ratio. For `whole_episode` only.
+      episode_ratio: None, or [S, A] factors whose product over the episode multiplies g, the importance ratio of the
+        trajectory; for `whole_episode` only.
     """
 
-    coefficients: Callable[[Any], Coefficients]
+    coefficients: Coefficients
     baseline: jax.Array
     acting: jax.Array
     lags: int | None = None
     whole_episode: bool = False
-    episode_ratio: jax.Array | None = None
+    episode_ratio: Any = None
 
 
 def generic(increment: Any, decay: Any, acting: jax.Array, *, score_discount: Any = 1.0, baseline: Any = 0.0,
             direct: Any = None, carry: Any = None, baseline_factor: Any = 1.0, lags: int | None = None,
             whole_episode: bool = False, episode_ratio: Any = None) -> Recursion:
-    """A recursion from arrays that do not change with time; `direct` and `carry` default to `increment` and `decay`."""
+    """A recursion from arrays: `baseline` broadcastable to [K, S, P], the rest to [K, S, A, S] (see `Coefficients`).
+
+    `direct` and `carry` are `increment` and `decay` unless given.
+    """
     dtype = acting.dtype
 
-    def array(value: Any, axes: int) -> jax.Array:
+    def array(value: Any, axes: int = 4) -> jax.Array:
         value = jnp.asarray(value, dtype)
         return value.reshape((1,) * (axes - value.ndim) + value.shape)
 
-    increment, decay = array(increment, 3), array(decay, 3)
-    constants = Coefficients(
-        increment=increment,
-        decay=decay,
-        direct=increment if direct is None else array(direct, 3),
-        carry=decay if carry is None else array(carry, 3),
-        score_discount=array(score_discount, 3),
-        baseline_factor=array(baseline_factor, 2),
+    coefficients = Coefficients(
+        increment=array(increment),
+        decay=array(decay),
+        direct=array(increment if direct is None else direct),
+        carry=array(decay if carry is None else carry),
+        score_discount=array(score_discount),
+        baseline_factor=array(baseline_factor),
     )
-    return Recursion(lambda time: constants, array(baseline, 3), acting, lags, whole_episode, episode_ratio)
+    return Recursion(coefficients, array(baseline, 3), acting, lags, whole_episode, episode_ratio)
+
+
+def at(rows: Any, time: Any, horizon: int | None) -> Any:
+    """The rows of a pytree of [K, …] arrays that are for `time`."""
+    if horizon is None:
+        return jax.tree.map(lambda array: array[0], rows)
+    return jax.tree.map(lambda array: array[jnp.maximum(time - (horizon - array.shape[0]), 0)], rows)
+
+
+def check_converges(mdp: Any, recursion: Recursion) -> None:
+    """Raises ValueError where, without a horizon, the moments are infinite. Traced values pass."""
+    if mdp.horizon is not None:
+        return
+    x, c, _, _, w, _ = at(recursion.coefficients, None, None)
+    measure = recursion.acting
+    if recursion.whole_episode:
+        w = jnp.ones_like(w)
+        measure = measure if recursion.episode_ratio is None else measure * recursion.episode_ratio**2
+    survival = mdp.transition * mdp.alive[:, None, None] * mdp.alive
+    for factor in (w, c) if recursion.lags is None else (w,):
+        kernel = jnp.einsum("sa,sat->st", measure, survival * factor * factor)
+        check_spectral_radius(kernel, "this estimator's second moments are infinite without a horizon")

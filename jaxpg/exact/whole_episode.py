@@ -9,19 +9,21 @@ An importance ratio Π_t ρ_t of the trajectory multiplies g: the first moment i
 the one under μρ², measures that need not sum to one.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxpg.exact.closure import Closure
-from jaxpg.exact.recursion import Recursion
+from jaxpg.exact.recursion import Recursion, at
 
 __all__ = ["episode_moments", "moments", "score_moments"]
 
 _BINOMIAL = ((1,), (1, 1), (1, 2, 1))
 
 
+@jax.jit
 def moments(mdp: Any, recursion: Recursion, psi: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(E[g], E[g gᵀ]) of an episode, [P] and [P, P]."""
     if recursion.episode_ratio is None:
@@ -41,9 +43,10 @@ def moments(mdp: Any, recursion: Recursion, psi: jax.Array) -> tuple[jax.Array, 
     return first[1, 1][scores] - first[0, 1][baselined], squared
 
 
+@jax.jit
 def score_moments(mdp: Any, recursion: Recursion, psi: jax.Array) -> dict[tuple[int, int], jax.Array]:
     """M_ij with F = G alone, whatever the baseline, for on-policy episodes."""
-    return episode_moments(mdp, recursion._replace(baseline=jnp.zeros((1, 1, 1), psi.dtype)), psi, recursion.acting)
+    return episode_moments(mdp, dataclasses.replace(recursion, baseline=jnp.zeros((1, 1, 1), psi.dtype)), psi, recursion.acting)
 
 
 def episode_moments(mdp: Any, recursion: Recursion, psi: jax.Array,
@@ -65,10 +68,10 @@ def episode_moments(mdp: Any, recursion: Recursion, psi: jax.Array,
 
 def _step(mdp: Any, recursion: Recursion, psi: jax.Array, measure: jax.Array, time: Any, following: Any) -> Any:
     """M_ij given the state at `time`, by the binomial expansion of (x + c R')^i (f + F')^{⊗j}."""
-    close, coefficients = Closure(mdp), recursion.coefficients(time)
+    close, coefficients = Closure(mdp), at(recursion.coefficients, time, mdp.horizon)
     features = psi
     if not _is_constant(recursion.baseline):
-        b = recursion.baseline[0 if recursion.baseline.shape[0] == 1 else time]
+        b = at(recursion.baseline, time, mdp.horizon)
         features = jnp.concatenate([psi, psi * b[:, None, :]], -1)
     now, entering = {}, {}
     for i in range(3):

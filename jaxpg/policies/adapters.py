@@ -16,7 +16,7 @@ A network sees one observation, without batch axes; batches are mapped with `jax
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,10 +26,9 @@ from jaxpg import _check
 from jaxpg.envs.base import Environment
 from jaxpg.envs.spaces import is_leaf
 from jaxpg.policies import heads
-from jaxpg.policies.base import Critic, Policy, params_check
+from jaxpg.policies.base import Critic, Policy, check_environment, params_check
 from jaxpg.policies.distributions import is_distribution
 from jaxpg.policies.features import action_mask
-from jaxpg.policies.networks import environment
 
 __all__ = ["from_network", "value_from_network"]
 
@@ -52,7 +51,7 @@ def from_network(env: Environment, network: Any, *, preprocess: Callable[[Any], 
     Raises: TypeError for what is not a network; ValueError where its output does not fit the action space, or where it
       keeps state besides its parameters, such as running averages.
     """
-    action_space = environment(env).action_space
+    action_space = check_environment(env).action_space
     distribution, size = heads.head(action_space, squash), heads.head_size(action_space)
     heads.check_mask(env.observation_space, action_space)
 
@@ -74,7 +73,7 @@ def value_from_network(env: Environment, network: Any, *, preprocess: Callable[[
         _check_output(output, [(), (1,)], "one number, the value of the observation")
         return _full_precision(output).reshape(())
 
-    init, apply = _checked_functions(environment(env), network, preprocess, finish)
+    init, apply = _checked_functions(check_environment(env), network, preprocess, finish)
     return Critic(init=init, apply=apply)
 
 
@@ -154,8 +153,8 @@ def _functions(network: Any, example: Callable[[], Any]) -> Functions:
         return _from_pytree(network, lambda key: network)
     if callable(network):
         return _from_constructor(network)
-    raise TypeError(f"network must be a flax linen or nnx module, an equinox module or another callable pytree, an object "
-                    f"with init and apply, a pair of functions (init, apply), or a function key -> module; got "
+    raise TypeError(f"network must be a flax linen or nnx module, an equinox module or another callable pytree, an "
+                    f"object with init and apply, a pair of functions (init, apply), or a function key -> module; got "
                     f"{type(network).__name__}")
 
 
@@ -191,18 +190,18 @@ def _from_init_apply(network: Any, example: Callable[[], Any]) -> Functions:
 def _from_constructor(constructor: Callable[..., Any]) -> Functions:
     """A function key -> module. The module made here shows what is static; `init` makes new ones."""
     if isinstance(constructor, type) and hasattr(constructor, "init") and hasattr(constructor, "apply"):
-        raise TypeError(f"network must be an instance; got the class {constructor.__name__}: try {constructor.__name__}()")
+        name = constructor.__name__
+        raise TypeError(f"network must be an instance of a module; got the class {name}: try {name}()")
+    accepted = "network, called with a random key, must give an nnx module or another callable pytree with float arrays"
     try:
         module = constructor(jax.random.key(0))
     except Exception as error:
-        raise ValueError(f"network, called with a random key, must give a module: an nnx module or another callable "
-                         f"pytree; it raised {type(error).__name__}: {error}") from error
+        raise ValueError(f"{accepted}; it raised {type(error).__name__}: {error}") from error
     if _is_instance(module, "flax.nnx", "Module"):
         return _from_nnx(module, constructor)
     if callable(module) and any(map(_is_float_array, jax.tree_util.tree_leaves(module))):
         return _from_pytree(module, constructor)
-    raise TypeError(f"network, called with a random key, must give a module: an nnx module or another callable pytree with "
-                    f"float arrays; got {type(module).__name__}. A function of your own is passed as a pair (init, apply)")
+    raise TypeError(f"{accepted}; got {type(module).__name__}. Pass a function of your own as a pair (init, apply)")
 
 
 def _from_nnx(module: Any, constructor: Callable[..., Any]) -> Functions:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg import _check
+from jaxpg.envs.base import Environment
 
-__all__ = ["Critic", "Policy", "params_check"]
+__all__ = ["Critic", "Policy", "check_environment", "params_check"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,14 @@ class Critic:
     def __post_init__(self) -> None:
         _check.callable_("init", self.init, "key -> params")
         _check.callable_("apply", self.apply, "(params, observation) -> value")
+
+
+def check_environment(env: Any) -> Environment:
+    """`env`, if it is an `Environment`."""
+    if not isinstance(env, Environment):
+        raise TypeError(f"env must be a jaxpg.Environment, for example jaxpg.make('CartPole-v1'); got "
+                        f"{type(env).__name__} ({env!r})")
+    return env
 
 
 def params_check(init: Callable[..., Any]) -> Callable[[Any], Any]:

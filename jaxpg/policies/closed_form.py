@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from jaxpg import _check
 from jaxpg.envs.base import Environment
 from jaxpg.envs.spaces import Box, Discrete
-from jaxpg.policies.base import Critic, Policy, params_check
+from jaxpg.policies.base import Critic, Policy, check_environment, params_check
 from jaxpg.policies.distributions import Categorical, DiagonalNormal
 from jaxpg.policies.features import features
-from jaxpg.policies.networks import environment
 
 __all__ = ["linear_gaussian", "tabular", "value_tabular"]
 
@@ -23,7 +22,7 @@ def tabular(env: Environment) -> Policy:
     params is the array of logits [number of states, number of actions], zero at first: the uniform policy.
     Raises: ValueError where the observation or action space is not `Discrete`.
     """
-    num_states = _discrete("observation_space", environment(env).observation_space)
+    num_states = _discrete("observation_space", check_environment(env).observation_space)
     num_actions = _discrete("action_space", env.action_space)
 
     def init(key: jax.Array) -> jax.Array:
@@ -40,7 +39,7 @@ def tabular(env: Environment) -> Policy:
 
 def value_tabular(env: Environment) -> Critic:
     """The critic of a table: V(s) = params[s]; params is an array [number of states], zero at first."""
-    num_states = _discrete("observation_space", environment(env).observation_space)
+    num_states = _discrete("observation_space", check_environment(env).observation_space)
 
     def init(key: jax.Array) -> jax.Array:
         _check.key("key", key)
@@ -61,7 +60,7 @@ def linear_gaussian(env: Environment, *, log_std_init: float = 0.0) -> Policy:
     `log_std_init` at first. Observations and actions of other ranks are flattened in this.
     Raises: ValueError where the observation or action space is not a `Box` of floats.
     """
-    space, action_space = environment(env).observation_space, env.action_space
+    space, action_space = check_environment(env).observation_space, env.action_space
     for argument, box in (("observation_space", space), ("action_space", action_space)):
         if not isinstance(box, Box) or box.dtype.kind != "f":
             raise ValueError(f"linear_gaussian needs {argument} to be a Box of floats; got {box}")

@@ -16,7 +16,7 @@ from jaxpg import _check
 from jaxpg.envs.base import Environment
 from jaxpg.policies import heads
 from jaxpg.policies._linen import Trunk, network_functions
-from jaxpg.policies.base import Critic, Policy, params_check
+from jaxpg.policies.base import Critic, Policy, check_environment, params_check
 from jaxpg.policies.features import action_mask, feature_size, pixels
 from jaxpg.policies.features import features as flat_features
 
@@ -128,13 +128,13 @@ def _critic(trunk: Any, head_gain: Any, dtype: Any) -> Critic:
 
 
 def _mlp_trunk(env: Environment, hidden_sizes: Any, activation: Any) -> Trunk:
-    space, hidden_sizes = environment(env).observation_space, _sizes("hidden_sizes", hidden_sizes)
+    space, hidden_sizes = check_environment(env).observation_space, _sizes("hidden_sizes", hidden_sizes)
     return Trunk(flat_features(space), (feature_size(space),), hidden_sizes, _activation(activation))
 
 
 def _cnn_trunk(env: Environment, channels: Any, hidden_sizes: Any, activation: Any, kernel_size: Any,
                strides: Any) -> Trunk:
-    observe, shape = pixels(environment(env).observation_space)
+    observe, shape = pixels(check_environment(env).observation_space)
     channels = _sizes("features", channels)
     kernel_size, strides = _check.count("kernel_size", kernel_size), _check.count("strides", strides)
     height, width = shape[:2]
@@ -145,13 +145,6 @@ def _cnn_trunk(env: Environment, channels: Any, hidden_sizes: Any, activation: A
                              f"{shape[1]} observation after {len(channels)} convolutions")
     return Trunk(observe, shape, _sizes("hidden_sizes", hidden_sizes), _activation(activation), channels, kernel_size,
                   strides)
-
-
-def environment(env: Any) -> Environment:
-    if not isinstance(env, Environment):
-        raise TypeError(f"env must be a jaxpg.Environment, for example jaxpg.make('CartPole-v1'); got "
-                        f"{type(env).__name__} ({env!r})")
-    return env
 
 
 def _sizes(argument: str, sizes: Any) -> tuple[int, ...]:
