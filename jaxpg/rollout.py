@@ -21,6 +21,7 @@ from jaxpg import _check
 from jaxpg._batching import any_member, write_row
 from jaxpg._plan import default, require_max_steps, worst_rows
 from jaxpg.envs.base import Environment
+from jaxpg._threefry import fold_in
 from jaxpg.policies.base import Policy
 
 __all__ = ["EpisodeStatistics", "Lanes", "Queue", "Trajectory", "collect", "episodes"]
@@ -149,7 +150,7 @@ def environment_action(distribution: Any, action: Any) -> Any:
 
 def reset_lane(env: Environment, policy: Policy, key: jax.Array, episode: jax.Array, discount: Any) -> Lanes:
     """One lane at the first step of the episode that `key` names; `episode` is its number."""
-    state, observation = env.reset(jax.random.fold_in(key, 0))
+    state, observation = env.reset(fold_in(key, 0))
     floats = float_dtype()
     return Lanes(
         state=strong(state),
@@ -168,7 +169,7 @@ def reset_lane(env: Environment, policy: Policy, key: jax.Array, episode: jax.Ar
 
 def key_for_environment(key: jax.Array) -> jax.Array:
     """The environment's key of the step with this key: independent of all that the action draws."""
-    return jax.random.fold_in(key, ENVIRONMENT_STREAM)
+    return fold_in(key, ENVIRONMENT_STREAM)
 
 
 def play_step(
@@ -179,7 +180,7 @@ def play_step(
     The flags are exclusive: a step that terminates is not also truncated, and the `max_steps`-th step of an episode
     truncates it if nothing else has ended it.
     """
-    key = jax.random.fold_in(lane.key, lane.time + 1)
+    key = fold_in(lane.key, lane.time + 1)
     environment_key = key_for_environment(key)
     if policy.initial_carry is None:
         distribution, carry = policy.apply(params, lane.observation), None
@@ -307,7 +308,7 @@ def episodes(
 
     def lanes_for(slots):
         ids = queue.ids(slots)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+        keys = jax.vmap(lambda i: fold_in(key, i))(ids)
         return jax.vmap(lambda k, slot: reset_lane(env, policy, k, slot, discount))(keys, slots)
 
     def hand_out(free, rnd: _Round) -> _Round:

@@ -14,6 +14,12 @@ from jaxpg.envs import registry, spaces
 from jaxpg.envs.check import check_structure
 
 ALL = envs.available()
+SLOW_TO_COMPILE = {"Asterix-MinAtar", "Freeway-MinAtar", "Seaquest-MinAtar", "SpaceInvaders-MinAtar"}
+
+
+def marked(names):
+    """Those that take XLA seconds for each new loop are left to the slow tests, but for one: single steps."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_TO_COMPILE else name for name in names]
 
 
 def play(env, key, num_steps, policy=None):
@@ -31,9 +37,14 @@ def play(env, key, num_steps, policy=None):
     return jax.lax.scan(step, (state, first, True), jnp.arange(num_steps))[1]
 
 
+@functools.cache
+def compiled(env, num_steps, policy):
+    return jax.jit(jax.vmap(functools.partial(play, env, num_steps=num_steps, policy=policy)))
+
+
 def play_many(env, num_steps, policy=None, episodes=16):
-    run = jax.jit(jax.vmap(functools.partial(play, env, num_steps=num_steps, policy=policy)))
-    return jax.tree.map(np.asarray, run(jax.random.split(jax.random.key(0), episodes)))
+    keys = jax.random.split(jax.random.key(0), episodes)
+    return jax.tree.map(np.asarray, compiled(env, num_steps, policy)(keys))
 
 
 # Every environment.
@@ -47,8 +58,9 @@ def test_available_names_every_gymnax_environment_without_download():
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_steps_under_jit_keep_strong_types_and_compile_once(name):
-    env = jaxpg.make(name)
+def test_steps_under_jit_compile_once_and_end_at_the_limit_by_truncation(name):
+    env = jaxpg.make(name, max_steps=3)
+    assert env.max_steps == 3
     traces = []
 
     @jax.jit
@@ -57,26 +69,31 @@ def test_steps_under_jit_keep_strong_types_and_compile_once(name):
         return env.step(key, state, spaces.sample(env.action_space, key))
 
     state, observation = jax.jit(env.reset)(jax.random.key(0))
-    for leaf in jax.tree.leaves((state, observation)):
-        assert not leaf.weak_type
-    for time in range(5):
+    check_leaves(env, state, observation)
+    for time in range(3):
         state, timestep = step(jax.random.key(time), state)
-        for leaf in jax.tree.leaves((state, timestep)):
-            assert not leaf.weak_type
-    assert len(traces) == 1
-    assert step._cache_size() == 1
+        check_leaves(env, state, timestep.observation, timestep)
+        assert timestep.truncated == (time == 2)
+        assert timestep.terminated == (name == "SimpleBandit-bsuite")  # Each of its episodes is one step.
+    assert len(traces) == step._cache_size() == 1
 
+
+def check_leaves(env, state, observation, timestep=None):
+    """Strong types, as `check_structure` and the observation space describe them."""
     structure = check_structure(env)
-    described = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, timestep.observation))
+    for leaf in jax.tree.leaves((state, observation, timestep)):
+        assert not leaf.weak_type
+    described = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, observation))
     assert described == (structure.state, structure.observation)
-    assert timestep.reward.dtype == structure.reward.dtype == jnp.float32
-    for flag in (timestep.terminated, timestep.truncated):
-        assert (flag.shape, flag.dtype) == ((), jnp.bool_)
-    for space, leaf in zip(jax.tree.leaves(spaces.shape_dtype(env.observation_space)), jax.tree.leaves(observation)):
-        assert (leaf.shape, leaf.dtype) == (space.shape, space.dtype)
+    assert structure.observation == spaces.shape_dtype(env.observation_space)
+    if timestep is not None:
+        assert (timestep.reward.shape, timestep.reward.dtype) == ((), jnp.float32)
+        assert structure.reward == jax.ShapeDtypeStruct((), jnp.float32)
+        for flag in (timestep.terminated, timestep.truncated):
+            assert (flag.shape, flag.dtype) == ((), jnp.bool_)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", marked(ALL))
 def test_vmapped_scans_stay_in_the_spaces_and_repeat_with_their_keys(name):
     env = jaxpg.make(name)
     timesteps, alive = play_many(env, 60)
@@ -87,16 +104,7 @@ def test_vmapped_scans_stay_in_the_spaces_and_repeat_with_their_keys(name):
     chex.assert_trees_all_equal(timesteps, again)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "SimpleBandit-bsuite"])  # It ends at step 1.
-def test_a_time_limit_truncates_and_does_not_terminate(name):
-    env = jaxpg.make(name, max_steps=3)
-    assert env.max_steps == 3
-    timesteps, alive = play_many(env, 3)
-    assert alive.all() and not timesteps.terminated.any()
-    np.testing.assert_array_equal(timesteps.truncated, np.broadcast_to([False, False, True], alive.shape))
-
-
-NATURAL_ENDS = {  # (parameters): the step every episode terminates at, whatever is done.
+NATURAL_ENDS = {  # parameters, and the step every episode terminates at, whatever is done.
     "Catch-bsuite": ({}, 9),
     "DeepSea-bsuite": ({}, 8),
     "MemoryChain-bsuite": ({"memory_length": 7}, 8),
@@ -116,8 +124,8 @@ def test_a_natural_end_terminates(name):
     assert (timesteps.truncated[:, length - 1] == (name == "DeepSea-bsuite")).all()
 
 
-@pytest.mark.parametrize("name", ["Pendulum-v1", "Reacher-misc", "PointRobot-misc", "Freeway-MinAtar",
-                                  "GaussianBandit-misc", "DiscountingChain-bsuite"])
+@pytest.mark.parametrize("name", marked(["Pendulum-v1", "Reacher-misc", "PointRobot-misc", "GaussianBandit-misc",
+                                         "DiscountingChain-bsuite", "Freeway-MinAtar"]))
 def test_environments_without_an_end_of_their_own_are_only_truncated(name):
     timesteps, alive = play_many(jaxpg.make(name, max_steps=40), 45, episodes=4)
     np.testing.assert_array_equal(alive.sum(axis=1), 40)
@@ -181,7 +189,7 @@ X64_KINDS = ["CartPole-v1", "Pendulum-v1", "Freeway-MinAtar", "MetaMaze-misc", "
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", X64_KINDS)
+@pytest.mark.parametrize("name", marked(X64_KINDS))
 def test_under_x64(name, x64):
     env = jaxpg.make(name)
     assert env is not jaxpg.make("CartPole-v1", gravity=9.0)
@@ -223,12 +231,12 @@ def test_traced_integers_and_flags():
         timesteps, _ = play(jaxpg.make("UmbrellaChain-bsuite", chain_length=chain_length), jax.random.key(0), 6)
         return jnp.argmax(timesteps.terminated) + 1
 
-    np.testing.assert_array_equal(jax.vmap(last_step)(jnp.asarray([3, 5])), [3, 5])
+    np.testing.assert_array_equal(jax.jit(jax.vmap(last_step))(jnp.asarray([3, 5])), [3, 5])
 
     def rewards(dense):
         return play(jaxpg.make("PointRobot-misc", dense_reward=dense), jax.random.key(0), 4)[0].reward
 
-    sparse, dense = jax.vmap(rewards)(jnp.asarray([False, True]))
+    sparse, dense = jax.jit(jax.vmap(rewards))(jnp.asarray([False, True]))
     assert (sparse >= 0).all() and (dense < 0).all()
 
 
@@ -247,8 +255,8 @@ def test_a_whole_parameter_record_may_be_traced():
     observations = jax.vmap(one)(stacked)
     assert seen[0].max_steps is None  # The limit is traced: it holds, but is not known.
     assert seen[0].action_space == spaces.Box(-np.inf, np.inf, (1,))
-    np.testing.assert_allclose(observations[0], play(jaxpg.make("Pendulum-v1"), jax.random.key(0), 3,
-                                                     policy=lambda _: jnp.zeros(1))[0].observation, rtol=1e-6)
+    one_alone = play(jaxpg.make("Pendulum-v1"), jax.random.key(0), 3, policy=lambda observation: jnp.zeros(1))[0]
+    np.testing.assert_allclose(observations[0], one_alone.observation, rtol=1e-4, atol=1e-6)
     assert np.ptp(observations[1][:, 2]) == 0.0  # No gravity, no torque: it turns as it turned.
 
 
@@ -274,14 +282,13 @@ def test_constructor_arguments_and_lists():
     assert lake.observation_space == spaces.Discrete(4)
     assert lake is jaxpg.make("FrozenLake-misc", desc=["SF", "HG"], is_slippery=False)
     assert jaxpg.make("FrozenLake-misc", map_name="8x8").max_steps == 200
-    assert jaxpg.make("Reacher-misc", num_joints=3, dt=0.1).action_space.shape == (3,)
+    assert jaxpg.make("Swimmer-misc", num_urchins=2, dt=0.1).observation_space.shape == (10,)
 
 
 def test_equal_arguments_give_the_same_environment():
     make = jaxpg.make
     assert make("CartPole-v1") is make("CartPole-v1") is make("gymnax/CartPole-v1")
-    assert make("CartPole-v1", length=1) is make("CartPole-v1", length=np.float32(1.0), gravity=9.8) is not make(
-        "CartPole-v1") or make("CartPole-v1", length=1) is make("CartPole-v1", length=np.float32(1.0))
+    assert make("CartPole-v1", length=1, gravity=9) is make("CartPole-v1", gravity=9.0, length=np.float32(1.0))
     assert make("CartPole-v1", max_steps=100) is make("CartPole-v1", max_steps=np.int64(100))
     distinct = [make("CartPole-v1"), make("CartPole-v1", max_steps=100), make("CartPole-v1", length=0.6),
                 make("CartPole-v1", masspole=0.6)]
@@ -307,16 +314,18 @@ def test_the_first_environment_may_be_made_inside_a_trace(run_in_subprocess):
         from jaxpg import envs
 
         assert len(envs.available()) == 25 and "gymnax" not in sys.modules
-        names = ["FrozenLake-misc", "Acrobot-v1", "FourRooms-misc", "DeepSea-bsuite"]
 
         def step(name):
             env = envs.make(name)
             state, _ = env.reset(jax.random.key(0))
             return env.step(jax.random.key(1), state, 1)[1].reward
 
+        def steps():
+            return [step(name) for name in ["FrozenLake-misc", "Acrobot-v1", "DeepSea-bsuite"]]
+
         with jax.checking_leaks():
-            inside = jax.jit(lambda: [step(name) for name in names])()
-        assert inside == [step(name) for name in names]
+            inside = jax.jit(steps)()
+        assert inside == jax.jit(lambda: steps())()
     """))
 
 
@@ -362,10 +371,11 @@ def corridor(**changes):
 def test_an_environment_of_ones_own():
     env = corridor()
     structure = check_structure(env)
-    assert structure.state == {"place": jax.ShapeDtypeStruct((), jnp.int32), "steps": jax.ShapeDtypeStruct((), jnp.int32)}
-    assert structure.action == jax.ShapeDtypeStruct((), jnp.int32)
+    integer = jax.ShapeDtypeStruct((), jnp.int32)
+    assert structure.state == {"place": integer, "steps": integer} and structure.action == integer
     assert structure.reward == jax.ShapeDtypeStruct((), jnp.float32)
-    assert hash(env) == hash(corridor(reset=env.reset, step=env.step)) and env == corridor(reset=env.reset, step=env.step)
+    equal = corridor(reset=env.reset, step=env.step)
+    assert env == equal != corridor() and hash(env) == hash(equal)
     assert "corridor" in repr(env)
     assert check_structure(env) is structure  # Traced once.
     _, alive = play_many(env, 50, policy=lambda observation: jnp.asarray(1), episodes=4)
@@ -419,7 +429,7 @@ STRUCTURE_ERRORS = [
     ("observation shape", ValueError, r"observation of reset at \['light'\] must be float32\[1\].* got float32\[\]"),
     ("observation kind", ValueError, r"observation of reset at \['place'\] must be int32\[\].* got float32\[\]"),
     ("step's observation", ValueError, "observation of step must have the structure of observation_space"),
-    ("observation dtype", ValueError, r"observation at \['light'\] must keep .* float32\[1\], step gives bfloat16\[1\]"),
+    ("observation dtype", ValueError, r"observation at \['light'\] must keep .* float32\[1\], step gives bfloat16"),
     ("reward vector", ValueError, r"reward must be one float or integer scalar; got float32\[2\]"),
     ("reward complex", ValueError, r"reward must be one float or integer scalar; got complex64\[\]"),
     ("reward boolean", ValueError, r"reward must be one float or integer scalar; got bool\[\]"),
@@ -442,7 +452,7 @@ def test_an_error_inside_an_environment_says_where():
 
     with pytest.raises(ZeroDivisionError, match="mine") as raised:
         check_structure(corridor(reset=reset))
-    assert "environment 'corridor': reset" in raised.value.__notes__[0]
+    assert "environment 'corridor': reset" in " ".join(raised.value.__notes__)
 
 
 # Errors of calls.
@@ -519,7 +529,7 @@ CALL_ERRORS = {
     "no function": (lambda: corridor(step=None), TypeError, "step must be a function"),
     "environment limit": (lambda: corridor(max_steps=-1), ValueError, "max_steps must be"),
     "environment name": (lambda: corridor(name=3), TypeError, "name must be a string"),
-    "not an environment": (lambda: check_structure("CartPole-v1"), TypeError, "environment must be a jaxpg.Environment"),
+    "not an environment": (lambda: check_structure("CartPole-v1"), TypeError, "must be a jaxpg.Environment; got str"),
 }
 
 

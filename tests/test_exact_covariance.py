@@ -316,6 +316,18 @@ def test_covariance_is_differentiable_and_maps(x64):
         np.testing.assert_allclose(by_discount[i], (trace(i, 0.3, 0.6001) - trace(i, 0.3, 0.5999)) / 2e-4, rtol=1e-5)
 
 
+def test_leave_one_out_maps_over_mdps(x64):
+    problems = [Problem(seed=seed) for seed in (42, 43)]
+    policy, _ = policy_and_params(problems[0])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p.mdp() for p in problems))
+    logits = jnp.stack([jnp.asarray(p.logits) for p in problems])
+    for weight in (None, weights.total_return(0.8)):
+        arguments = dict(weight=weight, baseline=baselines.leave_one_out(), num_episodes=4)
+        got = jax.jit(jax.vmap(lambda mdp, x, a=arguments: mdp.covariance(policy, x, **a)))(stacked, logits)
+        for i, problem in enumerate(problems):
+            np.testing.assert_allclose(got[i], problem.mdp().covariance(policy, logits[i], **arguments), atol=1e-13)
+
+
 def test_single_precision_is_near():
     problem = Problem(seed=40)
     policy, _ = policy_and_params(problem)

@@ -1,9 +1,9 @@
 """gymnax's reset and step with one strong dtype for each leaf of the state, in 32 bits and under x64.
 
 A gymnax state may leave reset with a Python zero and step with an array: weakly typed first, strongly after, which
-would compile a jitted step twice and fail in `lax.scan`. And gymnax joins integers by `lax.select`, which wants equal
-dtypes: under x64 some environments need int32 actions, others int64, and some cannot be traced at all (Freeway,
-MetaMaze, GaussianBandit) or write 64-bit numbers into 32-bit arrays (the chains): those are played in 32 bits there.
+would compile a jitted step twice and fail in `lax.scan`. And under x64 some environments cannot be traced, since
+`lax.select` wants equal dtypes (Freeway, MetaMaze, GaussianBandit, DiscountingChain), or write 64-bit numbers into 32-bit
+arrays, which JAX will refuse (Seaquest, UmbrellaChain): those are played in 32 bits there.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpg.envs.spaces import Discrete, Space, is_leaf, shape_dtype
+from jaxpg.envs.spaces import Space, is_leaf, shape_dtype
 
 __all__ = ["strong", "typed_functions"]
 
@@ -28,17 +28,15 @@ def strong(value: Any, dtype: Any) -> jax.Array:
 
 
 def typed_functions(name: str, gymnax_env: Any, params: Any, action_space: Space) -> tuple[Callable, Callable]:
-    """gymnax's functions, in the first number format under which they can be traced.
+    """gymnax's functions, under x64 in 32 bits where they cannot be traced otherwise.
 
     Returns:
       reset: key -> (state, observation), step: (key, state, action) -> (state, observation, reward, terminated,
       truncated), where the state has the same strong dtypes from both and the rest is as gymnax gives it.
     """
-    x64 = jnp.result_type(float) == jnp.float64
-    formats = ((jnp.int32, False), (jnp.int64, False), (jnp.int32, True)) if x64 else ((jnp.int32, False),)
     failure: Exception | None = None
-    for integer, narrow in formats:
-        reset, step = _functions(name, gymnax_env, params, action_space, integer, narrow)
+    for narrow in (False, True) if jnp.result_type(float) == jnp.float64 else (False,):
+        reset, step = _functions(name, gymnax_env, params, action_space, narrow)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", FutureWarning)  # Of a scatter into a narrower dtype.
@@ -52,9 +50,9 @@ def typed_functions(name: str, gymnax_env: Any, params: Any, action_space: Space
     raise TypeError(f"{name} cannot be traced; its reset_env or step_env failed with: {failure}") from failure
 
 
-def _functions(name: str, gymnax_env: Any, params: Any, action_space: Space, integer: Any,
+def _functions(name: str, gymnax_env: Any, params: Any, action_space: Space,
                narrow: bool) -> tuple[Callable, Callable]:
-    """gymnax's functions for integer actions of dtype `integer`, played in 32 bits if `narrow`."""
+    """gymnax's functions, played in 32 bits if `narrow`."""
     if narrow:
         gymnax_env, params = copy.copy(gymnax_env), jax.tree.map(_narrow, params)
         with jax.ensure_compile_time_eval():
@@ -68,8 +66,7 @@ def _functions(name: str, gymnax_env: Any, params: Any, action_space: Space, int
         if action.size != math.prod(space.shape) or (kind in "iu" and action.dtype.kind not in "iub"):
             raise ValueError(f"{name}: action must be in {space}, of {jnp.dtype(space.dtype).name}{list(space.shape)}; "
                              f"got {action.dtype.name}{list(action.shape)}")
-        dtype = integer if isinstance(space, Discrete) else floating if kind == "f" else space.dtype
-        return strong(action, dtype).reshape(space.shape)
+        return strong(action, floating if kind == "f" else space.dtype).reshape(space.shape)
 
     def reset(key: jax.Array) -> tuple[Any, Any]:
         with _x64_off(narrow):
@@ -146,7 +143,6 @@ def _x64_off(active: bool):
     if not active:
         yield
         return
-    # At the top since jax 0.8, in jax.experimental before.
-    enable_x64 = getattr(jax, "enable_x64", None) or importlib.import_module("jax.experimental").enable_x64
-    with enable_x64(False):
+    home = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")  # Before jax 0.8.
+    with home.enable_x64(False):
         yield

@@ -16,6 +16,7 @@ import numpy as np
 from jaxpg import _check
 from jaxpg.baselines import Baseline
 from jaxpg.exact import evaluation, leave_one_out, moments, whole_episode
+from jaxpg.exact.peers import group_coefficients
 from jaxpg.exact.recursion import Coefficients, Recursion, check_converges
 from jaxpg.weights import StepValues, Weight, reward_to_go
 
@@ -131,54 +132,24 @@ def _check_baseline(baseline: Any) -> Baseline:
 
 def _grouped_moments(mdp: Any, estimator: Recursion, psi: jax.Array, baseline: Baseline,
                      num_episodes: int) -> tuple[jax.Array, jax.Array]:
-    """Moments with a baseline made of the group's other episodes: groups are independent, and weighted by their size."""
-    if num_episodes < 2:
-        raise ValueError(f"this baseline is made of the other episodes of a group: num_episodes must be at least 2; got "
-                         f"{num_episodes}")
+    """Moments with a baseline made of a group's other episodes: groups are independent, and count by their size."""
+    ends_vary = mdp.terminal is not None and not estimator.whole_episode
+    groups = group_coefficients(baseline, num_episodes, ends_vary=ends_vary)
     estimator = _with_numbers(mdp, estimator)
     mean, covariance = 0.0, 0.0
-    for size, repeats in _group_sizes(num_episodes, baseline.group_size or num_episodes):
-        others, own = _peer_coefficients(mdp, estimator, baseline, size)
+    for size, share, repeats, others, own in groups:
         group_mean, group_covariance = leave_one_out.group_moments(mdp, estimator, psi, size, others, own)
-        share = size / num_episodes
         mean += repeats * share * group_mean
         covariance += repeats * share**2 * group_covariance
     return mean, covariance
-
-
-def _group_sizes(num_episodes: int, size: int) -> list[tuple[int, int]]:
-    """(size, how many) of the groups of consecutive episodes; a remainder of one joins the group before it."""
-    full, rest = divmod(num_episodes, min(size, num_episodes))
-    size = min(size, num_episodes)
-    if rest == 1:
-        return [(size, full - 1), (size + 1, 1)] if full > 1 else [(size + 1, 1)]
-    return [(size, full)] + ([(rest, 1)] if rest else [])
-
-
-def _peer_coefficients(mdp: Any, estimator: Recursion, baseline: Baseline, size: int) -> tuple[Any, Any]:
-    """(α, β) with b_i = α Σ_{j≠i} Ψ_j + β Ψ_i, read off the baseline's function."""
-
-    def b(total: float, own: float, count: int = size) -> float:
-        return float(baseline.peers(*(jnp.asarray(value, jnp.result_type(float)) for value in (total, own, size, count))))
-
-    others, own = b(1.0, 0.0), b(1.0, 1.0)
-    linear = np.isclose(b(2.5, -1.5), 4.0 * others - 1.5 * own, rtol=1e-4) and abs(b(0.0, 0.0)) < 1e-6
-    if not linear:
-        raise ValueError("the exact covariance of a baseline made of other episodes is known where it is linear in their "
-                         "weights; this one is not")
-    ends_vary = mdp.terminal is not None and not estimator.whole_episode
-    if ends_vary and any(not np.isclose(b(1.0, 0.0, count), others, rtol=1e-4) for count in range(1, size)):
-        raise ValueError("this baseline divides by the number of episodes that reach a time step, which is random where "
-                         "the MDP has terminal states: its exact covariance is not available. Use leave_one_out, which "
-                         "divides by the group's size")
-    return others, own
 
 
 def _with_numbers(mdp: Any, estimator: Recursion) -> Recursion:
     """The recursion with its decay and score discount as [K, 1, 1, 1]; they must not vary with state and action."""
     coefficients = estimator.coefficients
     varying = (coefficients.decay, coefficients.score_discount, coefficients.baseline_factor)
-    same = all(not _check.is_concrete(array) or bool(jnp.all(array == array[:, :1, :1, :1])) for array in varying)
+    known = [np.asarray(array) for array in varying if _check.is_concrete(array)]
+    same = all((array == array[:, :1, :1, :1]).all() for array in known)
     if estimator.episode_ratio is not None or not same:
         raise ValueError("a baseline made of other episodes is available on-policy, and where the weight's decay is a "
                          "number; here there is a behavior policy, or the decay varies with state and action")

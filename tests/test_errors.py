@@ -1,0 +1,223 @@
+"""Bad input: each case gives one clear error that names what is wrong."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxpg
+from jaxpg import baselines, rollout, segments, weights
+from jaxpg.envs import Box, Discrete, Environment, Timestep
+
+FLAG = jnp.bool_(False)
+
+
+def line(**changes):
+    """A walk on the line, with some of its parts replaced."""
+
+    def step(key, state, action):
+        state = state + action
+        return state, Timestep(state, jnp.float32(1), FLAG, FLAG)
+
+    parts = {
+        "reset": lambda key: (jnp.zeros((2,)), jnp.zeros((2,))), "step": step, "max_steps": 5, "name": "line",
+        "observation_space": Box(-9, 9, (2,)), "action_space": Box(-1, 1, (2,)),
+    }
+    return Environment(**(parts | changes))
+
+
+def stepping(timestep):
+    """An environment whose step gives `timestep`."""
+    return line(step=lambda key, state, action: (state, timestep(state)))
+
+
+def key():
+    return jax.random.key(0)
+
+
+def policy(env=None):
+    return jaxpg.policies.mlp(env or line(), (4,))
+
+
+def estimate(env=None, params=None, the_key=None, **options):
+    env = env or line()
+    options = {"num_episodes": 4} | options
+    chosen = options.pop("policy", None) or policy(line(action_space=env.action_space))
+    params = chosen.init(key()) if params is None else params
+    return jaxpg.policy_gradient(env, chosen, **options)(key() if the_key is None else the_key, params)
+
+
+def discrete(**changes):
+    return line(action_space=Discrete(2), **changes)
+
+
+def stored(**changes):
+    trajectory, _ = rollout.collect(discrete(), policy(discrete()), policy(discrete()).init(key()), key(), num_episodes=3)
+    options = changes.pop("options", {})
+    return jaxpg.gradient_from(
+        trajectory._replace(**{k: v(trajectory) for k, v in changes.items()}), policy(discrete()),
+        policy(discrete()).init(key()), **options,
+    )
+
+
+def mapped_count():
+    return jax.vmap(lambda n: estimate(num_episodes=n).objective)(jnp.arange(2, 4))
+
+
+def nonfinite_reward():
+    return stepping(lambda s: Timestep(s, jnp.float32(jnp.nan), FLAG, FLAG))
+
+
+VALUE = jnp.sum
+CASES = {
+    # names
+    "an unknown public name": (AttributeError, "policy_gradient", lambda: jaxpg.policy_gradints),
+    "an unknown environment": (ValueError, "CartPole-v1", lambda: jaxpg.make("Cartpole-v1")),
+    "an unknown suite": (ValueError, "gymnax", lambda: jaxpg.make("gymnaxx/CartPole-v1")),
+    "an unknown parameter": (ValueError, "gravity", lambda: jaxpg.make("CartPole-v1", gravitiy=9.0)),
+    "an unknown activation": (ValueError, "tanh", lambda: jaxpg.policies.mlp(line(), activation="tan")),
+    # counts
+    "no episodes": (ValueError, "num_episodes", lambda: estimate(num_episodes=0)),
+    "fewer than no episodes": (ValueError, "num_episodes", lambda: estimate(num_episodes=-3)),
+    "half an episode": (TypeError, "num_episodes", lambda: estimate(num_episodes=0.5)),
+    "episodes in a string": (TypeError, "num_episodes", lambda: estimate(num_episodes="4")),
+    "a true number of episodes": (TypeError, "num_episodes", lambda: estimate(num_episodes=True)),
+    "a traced number of episodes": (TypeError, "num_episodes", mapped_count),
+    "no chunk": (ValueError, "chunk_size", lambda: estimate(chunk_size=0)),
+    "no groups": (ValueError, "num_groups", lambda: estimate(num_groups=0)),
+    "no lanes": (ValueError, "num_lanes", lambda: estimate(num_lanes=0)),
+    "no blocks": (ValueError, "block_size", lambda: estimate(block_size=0)),
+    "no room for an episode": (ValueError, "buffer_bytes", lambda: estimate(buffer_bytes=10)),
+    "no room for a group": (
+        ValueError, "group_size",
+        lambda: estimate(num_episodes=1000, buffer_bytes=1000, baseline=baselines.leave_one_out(group_size=500)),
+    ),
+    "one episode without others": (ValueError, "num_episodes", lambda: estimate(num_episodes=1,
+                                                                                 baseline=baselines.leave_one_out())),
+    "an empty n-step": (ValueError, "n ", lambda: weights.n_step(n=0, value=VALUE)),
+    "a group of one": (ValueError, "group_size", lambda: baselines.leave_one_out(group_size=1)),
+    "no steps of an environment": (ValueError, "max_steps", lambda: line(max_steps=0)),
+    # ranges
+    "a discount above 1": (ValueError, "discount", lambda: weights.reward_to_go(1.5)),
+    "a negative discount": (ValueError, "discount", lambda: weights.total_return(-0.1)),
+    "a NaN discount": (ValueError, "discount", lambda: weights.reward_to_go(math.nan)),
+    "a discount in words": (TypeError, "discount", lambda: weights.reward_to_go("0.9")),
+    "a lambda above 1": (ValueError, "lambda_", lambda: weights.gae(0.9, 2.0, value=VALUE)),
+    "an infinite constant": (ValueError, "c must", lambda: baselines.constant(math.inf)),
+    "a vector for a constant": (TypeError, "c must", lambda: baselines.constant(np.ones(3))),
+    "a NaN time baseline": (ValueError, "values", lambda: baselines.time([0.0, math.nan])),
+    "a matrix for a time baseline": (ValueError, "values", lambda: baselines.time(np.ones((2, 2)))),
+    "an infinite environment parameter": (ValueError, "gravity", lambda: jaxpg.make("CartPole-v1", gravity=math.inf)),
+    # things of the wrong kind
+    "a name for an environment": (TypeError, "env", lambda: jaxpg.policy_gradient("CartPole-v1", policy(),
+                                                                                  num_episodes=2)),
+    "a function for a policy": (TypeError, "policy", lambda: jaxpg.policy_gradient(line(), lambda: 0, num_episodes=2)),
+    "a number for a weight": (TypeError, "weight", lambda: estimate(weight=0.99)),
+    "a number for a baseline": (TypeError, "baseline", lambda: estimate(baseline=0.0)),
+    "a list for a mesh": (TypeError, "mesh", lambda: estimate(mesh=jax.devices())),
+    "no value function": (TypeError, "value", lambda: weights.gae(0.9, 0.9)),
+    "a value function of three": (TypeError, "value", lambda: weights.td_residual(0.9, value=lambda a, b, c: 0)),
+    "a number for a value baseline": (TypeError, "function", lambda: baselines.value(3.0)),
+    "a seed for a key": (TypeError, "jax.random.key", lambda: estimate(the_key=0)),
+    "many keys": (ValueError, "key", lambda: estimate(the_key=jax.random.split(key(), 2))),
+    "discount_states in words": (TypeError, "discount_states", lambda: weights.reward_to_go(discount_states="no")),
+    # policies and params
+    "params of another policy": (ValueError, "params",
+                                 lambda: estimate(params=jaxpg.policies.mlp(line(observation_space=Box(0, 1, (7,))),
+                                                                            (4,)).init(key()))),
+    "integer params": (TypeError, "params", lambda: estimate(params=jnp.zeros(3, jnp.int32))),
+    "a tabular policy on a line": (Exception, "Discrete", lambda: jaxpg.policies.tabular(line())),
+    "a log-probability for each dimension": (
+        ValueError, "log_prob",
+        lambda: estimate(params={}, policy=jaxpg.Policy(init=lambda k: {}, apply=lambda p, o: _Vector())),
+    ),
+    # environments
+    "no episode limit": (ValueError, "limit", lambda: estimate(line(max_steps=None))),
+    "reset gives no pair": (Exception, "reset", lambda: estimate(line(reset=lambda key: jnp.zeros(2)))),
+    "step gives a tuple": (TypeError, "Timestep", lambda: estimate(line(step=lambda k, s, a: (s, s, 0.0, FLAG)))),
+    "an observation of another shape": (
+        ValueError, "observation", lambda: estimate(stepping(lambda s: Timestep(s[:1], jnp.float32(0), FLAG, FLAG)))),
+    "a vector of rewards": (Exception, "reward",
+                            lambda: estimate(stepping(lambda s: Timestep(s, jnp.zeros(2), FLAG, FLAG)))),
+    "a float flag": (Exception, "terminated",
+                     lambda: estimate(stepping(lambda s: Timestep(s, jnp.float32(0), jnp.float32(0), FLAG)))),
+    "a state that grows": (
+        ValueError, "state", lambda: estimate(line(step=lambda k, s, a: (
+            jnp.append(s, 0.0), Timestep(s, jnp.float32(0), FLAG, FLAG))))),
+    "a reward that is not finite": (ValueError, "reward", lambda: estimate(nonfinite_reward())),
+    "a space that is none": (TypeError, "action_space", lambda: line(action_space=3)),
+    "a reset that is none": (TypeError, "reset", lambda: line(reset=None)),
+    # stored episodes
+    "an episode without an end": (ValueError, "whole", lambda: stored(truncated=lambda t: t.truncated & False)),
+    "too few probabilities": (ValueError, "probabilities",
+                              lambda: stored(options={"probabilities": np.ones(2), "num_episodes": 3})),
+    "a flat trajectory": (ValueError, "trajectory", lambda: stored(reward=lambda t: t.reward[:, 0])),
+    # plain functions
+    "returns of nothing": (ValueError, "rewards", lambda: weights.discounted_returns(jnp.zeros(0), 0.9)),
+    "returns and discounts of two lengths": (ValueError, "discounts",
+                                             lambda: weights.discounted_returns(jnp.zeros(3), jnp.ones(2))),
+    "advantages with float flags": (
+        TypeError, "terminated",
+        lambda: weights.generalized_advantages(*[jnp.zeros(3)] * 5, 0.9, 0.9)),
+    "advantages of two lengths": (
+        ValueError, "values",
+        lambda: weights.generalized_advantages(jnp.zeros(3), jnp.zeros(4), *[jnp.zeros(3)], *[jnp.zeros(3, bool)] * 2,
+                                               0.9, 0.9)),
+    # algorithms and training
+    "a critic and a baseline": (
+        ValueError, "baseline",
+        lambda: jaxpg.reinforce(line(), policy(), jaxpg.policies.value_mlp(line()), baseline=baselines.none())),
+    "no episodes of an update": (ValueError, "num_episodes", lambda: jaxpg.reinforce(line(), policy(), num_episodes=0)),
+    "training a function": (TypeError, "algorithm", lambda: jaxpg.train(lambda s: s, key(), num_env_steps=1)),
+    "no budget": (ValueError, "num_env_steps",
+                  lambda: jaxpg.train(jaxpg.reinforce(line(), policy()), key(), num_env_steps=0)),
+    "neither key nor state": (TypeError, "key", lambda: jaxpg.train(jaxpg.reinforce(line(), policy()), num_env_steps=1)),
+    "a NaN target": (ValueError, "target_return", lambda: jaxpg.train(jaxpg.reinforce(line(), policy()), key(),
+                                                                      num_env_steps=1, target_return=math.nan)),
+    "no episodes to evaluate": (ValueError, "num_episodes",
+                                lambda: jaxpg.evaluate(key(), line(), policy(), policy().init(key()), num_episodes=0)),
+    "evaluation without a limit": (
+        ValueError, "limit", lambda: jaxpg.evaluate(key(), line(max_steps=None), policy(), policy().init(key()))),
+    "a segment of no steps": (
+        ValueError, "num_steps",
+        lambda: segments.segment(line(), policy(), policy().init(key()),
+                                 segments.start_segments(line(), policy(), key(), 2), 0)),
+}  # fmt: skip
+
+
+class _Vector:
+    def sample(self, key):
+        return jnp.zeros(2)
+
+    def log_prob(self, action):
+        return jnp.zeros(2)
+
+
+def test_the_good_environment_is_good():
+    assert math.isfinite(estimate().objective)
+    assert math.isfinite(stored().objective)
+    assert dataclasses.is_dataclass(line())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_gives_one_clear_error(case):
+    kind, word, call = CASES[case]
+    with pytest.raises(kind) as caught:
+        call()
+    assert isinstance(caught.value, (ValueError, TypeError, AttributeError)), repr(caught.value)
+    assert word in str(caught.value), str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_there_are_many_cases():
+    assert len(CASES) >= 40
+
+
+def test_nonfinite_rewards_are_counted_where_no_error_can_be_raised():
+    env = nonfinite_reward()
+    chosen = policy()
+    found = jax.jit(jaxpg.policy_gradient(env, chosen, num_episodes=4))(key(), chosen.init(key()))
+    assert int(found.num_nonfinite) == 4

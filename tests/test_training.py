@@ -1,0 +1,215 @@
+"""REINFORCE, `train` and `evaluate`."""
+
+import signal
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxpg
+from jaxpg import baselines, rollout, weights
+from jaxpg.algorithms.reinforce import fit_value
+
+
+def small(critic=False, **options):
+    env = jaxpg.make("CartPole-v1", max_steps=30)
+    policy = jaxpg.policies.mlp(env, (8,))
+    critic = jaxpg.policies.value_mlp(env, (8,)) if critic else None
+    return jaxpg.reinforce(env, policy, critic, num_episodes=4, critic_steps=3, **options)
+
+
+def test_a_step_is_the_optimisers_step_along_the_estimated_gradient(key):
+    env = jaxpg.make("CartPole-v1", max_steps=30)
+    policy = jaxpg.policies.mlp(env, (8,))
+    weight, baseline = weights.reward_to_go(0.9), baselines.leave_one_out()
+    algorithm = jaxpg.reinforce(env, policy, num_episodes=6, weight=weight, baseline=baseline, optimizer=optax.sgd(0.1))
+    state = algorithm.init(key)
+    after, metrics = jax.jit(algorithm.step)(state)
+    sample_key, _ = jax.random.split(jax.random.fold_in(state.key, 0))
+    gradient = jaxpg.policy_gradient(env, policy, num_episodes=6, weight=weight, baseline=baseline)
+    estimate = gradient(sample_key, state.params)
+    want = jax.tree.map(lambda p, g: p + 0.1 * g, state.params, estimate.gradient)  # Uphill.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), after.params, want)
+    np.testing.assert_allclose(metrics["episode_return"], estimate.episode_return, rtol=1e-6)
+    assert int(metrics["env_steps"]) == int(estimate.num_steps)
+    assert int(after.update) == 1
+
+
+def test_the_critics_baseline_is_that_of_before_the_update(key):
+    """The value function that is subtracted has not seen the episodes it is subtracted from."""
+    env = jaxpg.make("CartPole-v1", max_steps=30)
+    policy, critic = jaxpg.policies.mlp(env, (8,)), jaxpg.policies.value_mlp(env, (8,))
+    algorithm = jaxpg.reinforce(env, policy, critic, num_episodes=6, optimizer=optax.sgd(0.1))
+    state = algorithm.init(key)
+    after, _ = jax.jit(algorithm.step)(state)
+    sample_key, _ = jax.random.split(jax.random.fold_in(state.key, 0))
+    gradient = jaxpg.policy_gradient(
+        env, policy, num_episodes=6, weight=weights.reward_to_go(0.99, discount_states=False),
+        baseline=baselines.value(lambda o: critic.apply(state.critic_params, o)),
+    )
+    want = jax.tree.map(lambda p, g: p + 0.1 * g, state.params, gradient(sample_key, state.params).gradient)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), after.params, want)
+    changed = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.critic_params, state.critic_params)
+    assert max(jax.tree.leaves(changed)) > 0
+
+
+def test_the_critic_learns_the_returns(key):
+    """On a chain that lasts k more steps, V(s) approaches Σ γ^j; steps are drawn from valid rows alone."""
+    from jaxpg.envs import Box, Discrete, Environment, Timestep
+
+    def observe(state):
+        return jax.nn.one_hot(state, 5)
+
+    env = Environment(
+        reset=lambda key: (jax.random.randint(key, (), 0, 4), None), max_steps=10, observation_space=Box(0, 1, (5,)),
+        step=lambda key, s, a: (s + 1, Timestep(observe(s + 1), 1.0, s + 1 >= 4, jnp.zeros((), bool))),
+        action_space=Discrete(2),
+    )
+    env = jaxpg.Environment(reset=lambda key: (lambda s: (s, observe(s)))(env.reset(key)[0]), step=env.step,
+                            observation_space=env.observation_space, action_space=env.action_space, max_steps=10)
+    policy = jaxpg.policies.mlp(env, (4,))
+    trajectory, _ = rollout.collect(env, policy, policy.init(key), key, num_episodes=50, num_lanes=7)
+    targets = weights.trajectory_weights(trajectory, weights.reward_to_go(0.5))
+    optimizer = optax.adam(0.05)
+    params = jnp.zeros(5)
+    params, _, loss = fit_value(lambda p, o: p @ o, params, optimizer.init(params), optimizer, trajectory, targets, key,
+                                400, 64)
+    np.testing.assert_allclose(params[:4], [1.875, 1.75, 1.5, 1.0], atol=0.02)
+    assert np.isfinite(loss)
+
+
+@pytest.mark.parametrize("critic", [False, True])
+def test_the_budget_is_met_by_the_fewest_whole_updates(critic, key):
+    result = jaxpg.train(small(critic), key, num_env_steps=2000, progress=False)
+    steps = result.history["env_steps"]
+    assert result.num_env_steps == steps.sum() >= 2000 > steps[:-1].sum()
+    np.testing.assert_array_equal(result.history["total_env_steps"], np.cumsum(steps))
+    assert result.num_updates == len(steps) == int(result.state.update)
+    assert result.stopped == "budget"
+    assert all(len(v) == len(steps) for v in result.history.values())
+
+
+def test_blocks_do_not_matter_and_a_run_goes_on_where_it_stopped(key):
+    algorithm = small(True)
+    whole = jaxpg.train(algorithm, key, num_env_steps=1500, progress=False)
+    state = algorithm.init(key)
+    step = jax.jit(algorithm.step)
+    returns = []
+    for _ in range(whole.num_updates):
+        state, metrics = step(state)
+        returns.append(float(metrics["episode_return"]))
+    np.testing.assert_allclose(whole.history["episode_return"], returns, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole.params, state.params)
+    first = jaxpg.train(algorithm, key, num_env_steps=700, progress=False)
+    second = jaxpg.train(algorithm, num_env_steps=1500 - first.num_env_steps, state=first.state, progress=False)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, second.params)
+
+
+def test_stops_at_a_target_and_on_a_callbacks_word(key):
+    result = jaxpg.train(small(), key, num_env_steps=10**7, target_return=5.0, progress=False)
+    assert result.stopped == "target" and result.num_env_steps < 10**6
+    assert sum(result.history["num_episodes"]) >= 100
+    calls = []
+    result = jaxpg.train(small(), key, num_env_steps=10**7, progress=False,
+                         callback=lambda block: calls.append(len(block["env_steps"])) or len(calls) == 3)
+    assert result.stopped == "callback" and sum(calls) == result.num_updates
+
+
+def test_interrupt_returns_what_there_is(key):
+    algorithm = small()
+    jaxpg.train(algorithm, key, num_env_steps=1, progress=False)  # Compiled before the clock starts.
+    main = threading.main_thread().ident
+    timer = threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT))
+    timer.start()
+    try:
+        result = jaxpg.train(algorithm, key, num_env_steps=10**9, progress=False)
+    finally:
+        timer.cancel()
+    assert result.stopped == "interrupted"
+    assert 0 < result.num_env_steps < 10**9 and result.num_updates == len(result.history["env_steps"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.params))
+
+
+def test_a_diverged_run_stops_and_says_so(key):
+    algorithm = small(optimizer=optax.sgd(float("inf")))
+    result = jaxpg.train(algorithm, key, num_env_steps=10**6, progress=False)
+    assert result.stopped == "nonfinite" and result.num_env_steps < 10**6
+
+
+def test_training_is_vmapped_over_seeds_and_learning_rates(key):
+    env = jaxpg.make("CartPole-v1", max_steps=20)
+    policy = jaxpg.policies.mlp(env, (8,))
+
+    def learn(key, learning_rate):
+        algorithm = jaxpg.reinforce(env, policy, num_episodes=4, optimizer=optax.adam(learning_rate))
+        return jax.lax.scan(lambda s, _: algorithm.step(s), algorithm.init(key), None, length=3)
+
+    keys, rates = jax.random.split(key, 3), jnp.array([1e-3, 1e-2, 1e-1])
+    state, metrics = jax.jit(jax.vmap(learn))(keys, rates)
+    for i in range(3):
+        one_state, one_metrics = jax.jit(learn)(keys[i], rates[i])
+        np.testing.assert_allclose(metrics["episode_return"][i], one_metrics["episode_return"], rtol=1e-4)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=2e-3, atol=2e-4), state.params,
+                     one_state.params)
+
+
+def test_the_progress_bar_draws(key, capsys):
+    jaxpg.train(small(), key, num_env_steps=500, progress=True)
+    shown = capsys.readouterr().err
+    assert "reinforce" in shown and "steps" in shown
+
+
+# --- Evaluation -------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_plays_the_named_episodes(key):
+    env = jaxpg.make("CartPole-v1", max_steps=60)
+    policy = jaxpg.policies.mlp(env, (8,))
+    params = policy.init(key)
+    _, statistics = rollout.collect(env, policy, params, key, num_episodes=30)
+    for num_lanes in (None, 4):
+        scores = jaxpg.evaluate(key, env, policy, params, num_episodes=30, num_lanes=num_lanes)
+        np.testing.assert_array_equal(scores.lengths, statistics.length)
+        np.testing.assert_allclose(scores.returns, statistics.returns)
+
+
+def test_deterministic_evaluation_takes_the_mode(key):
+    mdp = jaxpg.exact.FiniteMDP(jnp.ones((1, 2, 1)), jnp.array([[0.0, 1.0]]), jnp.ones(1), discount=1.0, horizon=3)
+    env = mdp.environment()
+    policy = jaxpg.policies.tabular(env)
+    params = jnp.array([[0.0, 0.1]])
+    best = jaxpg.evaluate(key, env, policy, params, num_episodes=50, deterministic=True)
+    np.testing.assert_array_equal(best.returns, 3.0)
+    assert float(jaxpg.evaluate(key, env, policy, params, num_episodes=500).returns.mean()) < 2.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_reinforce_with_a_value_baseline_solves_cartpole():
+    """At least 9 of 10 seeds end above 475 within 500,000 steps."""
+    env = jaxpg.make("CartPole-v1")
+    policy, critic = jaxpg.policies.mlp(env), jaxpg.policies.value_mlp(env)
+    algorithm = jaxpg.reinforce(env, policy, critic)
+    budget, seeds = 500_000, 10
+    state = jax.jit(jax.vmap(algorithm.init))(jax.random.split(jax.random.key(0), seeds))
+
+    @jax.jit
+    def update(state, taken):
+        after, metrics = jax.vmap(algorithm.step)(state)
+        done = taken >= budget  # A seed whose budget is spent stays as it is.
+        keep = lambda old, new: jax.vmap(lambda d, a, b: jax.lax.select(d, a, b))(done, old, new)  # noqa: E731
+        return jax.tree.map(keep, state, after), taken + jnp.where(done, 0, metrics["env_steps"])
+
+    taken = jnp.zeros(seeds, jnp.int32)
+    start = time.time()
+    while bool((taken < budget).any()):
+        state, taken = update(state, taken)
+    keys = jax.random.split(jax.random.key(99), seeds)
+    score = jax.vmap(lambda k, p: jaxpg.evaluate(k, env, policy, p, num_episodes=100).returns.mean())
+    found = np.asarray(jax.jit(score)(keys, state.params))
+    print(f"final mean returns {np.sort(found).round(1)}, {int(taken.sum()):,} steps in {time.time() - start:.0f} s")
+    assert (found >= 475).sum() >= 9, found
