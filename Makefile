@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Processes that share the tests, most of whose time is single-threaded compilation. 0: in this process, as --pdb needs.
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,10 +28,10 @@ demo: $(RUNTIME) ## install, then run the main job: estimate a gradient, train, 
 	$(BIN)/jaxpg demo $(ARGS)
 
 test: $(DEV) ## run the fast tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(DEV) ## run the slow tests
-	$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ] # 5: there are none
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS) || [ $$? -eq 5 ] # 5: there are none
 
 test-all: test notebooks test-slow ## run every test and notebook
 

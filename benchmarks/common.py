@@ -111,12 +111,27 @@ def ratio_text(values):
 
 def peak_rss():
     """The most memory that this process has held, in bytes."""
+    # Not ru_maxrss where it can be avoided: on Linux a new process starts with what its parent held.
+    held = _status("VmHWM")
+    return held or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def reset_peak_rss():
+    """Lets `peak_rss` begin anew, where the system can (Linux); returns what it begins with, in bytes."""
     try:
-        # Not ru_maxrss: on Linux a new process starts with what its parent held.
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return peak_rss()
+    return _status("VmRSS") or peak_rss()
+
+
+def _status(field):
+    """A size in bytes from Linux's account of this process, or None."""
+    try:
         lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return None
 
 
 def memory_of(compiled):

@@ -6,14 +6,15 @@ workloads: an untrained policy, whose episodes end early (untrained), and episod
 (full_length), where there are no dead steps to save.
 
 Method. On a CPU every contender has a process of its own, since a second device in a process slows one-device code;
-they stay alive and take turns, forth and back, so that a busy spell of the machine hits all. One turn is one call, timed
-inside the process around `block_until_ready`; compilation is apart. Ratios are taken round by round. The rivals' batch
-and block sizes are tried out before, in another process, and the best are taken. On an accelerator one process runs
-all, without packed_per_core.
+they stay alive and take turns, forth and back, so that a busy spell of the machine hits all. One turn is one call,
+timed inside the process around `block_until_ready`; compilation is apart. Ratios are taken round by round. The rivals'
+batch and block sizes are tried out before, in another process, and the best are taken. On an accelerator one process
+runs all, without packed_per_core.
 
 The floor is the time of the bare matrix products of the live steps (`floor.py`), at rates measured in the same rounds:
-those of a large product, and those of the policy's own shapes. `distance` says whether a contender's gradient is the
-same one as packed's: ‖difference‖ over what independent samples differ by, about 1, and 0 for the same sample.
+those of a large product, and those of the policy's own shapes, then with tanh added. `distance` says whether a
+contender's gradient is the same one as packed's: ‖difference‖ over what independent samples differ by, about 1, and 0
+for the same sample. Memory: what XLA plans for one call on one device, and by how much the process grows while it runs.
 
     python -m benchmarks gradient                      benchmarks/results/gradient_<backend>.json
     python -m benchmarks gradient --quick              outputs/benchmarks/gradient_<backend>.json
@@ -29,6 +30,7 @@ import numpy as np
 
 import jaxpg
 from benchmarks import common, floor, rivals
+from jaxpg.training.devices import set_xla_flags
 
 CONTENDERS = ("packed", "packed_per_core", *rivals.RIVALS)
 WORKLOADS = ("untrained", "full_length")
@@ -70,14 +72,14 @@ class Player:
 
     def prepare(self, name, options):
         """Compiles the contender and runs it once; says how long that took and what memory it plans for."""
-        start_rss, params = common.peak_rss(), self._params()
-        function = self._function(name, options)
+        params, function = self._params(), self._function(name, options)
         start = time.perf_counter()
         compiled = jax.jit(function).lower(jax.random.key(0), params).compile()
         seconds = time.perf_counter() - start
-        jax.block_until_ready(compiled(jax.random.key(0), params))
         self._compiled[name] = compiled
-        return {"compile_seconds": seconds, "memory": common.memory_of(compiled), "rss_before": start_rss}
+        rss = common.reset_peak_rss()
+        jax.block_until_ready(compiled(jax.random.key(0), params))
+        return {"compile_seconds": seconds, "memory": common.memory_of(compiled), "rss_compiled": rss}
 
     def run(self, name, round_, with_gradient=False):
         """One call, timed."""
@@ -241,7 +243,7 @@ def report(name, summary):
     """Prints a workload's table and ratios."""
     settings = summary["settings"]
     print(f"\n{name}: {settings['num_episodes']:,} episodes, limit {settings['limit']}, hidden {settings['hidden']}")
-    header = ["contender", "median s", "min", "IQR", "M steps/s", "k episodes/s", "utilization", "x floor, large product",
+    header = ["contender", "median s", "min", "IQR", "M steps/s", "k episodes/s", "utilization", "x floor: large",
               "own shapes", "and tanh", "XLA MiB", "process MiB", "compile s", "distance"]  # fmt: skip
     rows = []
     for contender, facts in summary["contenders"].items():
@@ -251,7 +253,7 @@ def report(name, summary):
             f"{facts['steps_per_second'] / 1e6:.2f}", f"{facts['episodes_per_second'] / 1e3:.1f}",
             f"{facts['utilization']:.3f}", f"{floors['large']:.2f}", f"{floors['layer']:.2f}",
             f"{floors['layer_and_tanh']:.2f}", f"{memory['total'] / 2**20:,.0f}" if memory else "?",
-            f"{facts['rss_peak'] / 2**20:,.0f}", f"{facts['compile_seconds']:.1f}",
+            f"+{(facts['rss_peak'] - facts['rss_compiled']) / 2**20:,.0f}", f"{facts['compile_seconds']:.1f}",
             "?" if facts["distance"] is None else f"{facts['distance']:.2f}",
         ])  # fmt: skip
     common.print_table(header, rows)
@@ -306,6 +308,7 @@ def backend_of_this_machine():
 
 def main(arguments=None):
     options = parse(arguments)
+    set_xla_flags()
     backend = jax.default_backend() if options.one_process else backend_of_this_machine()
     one_process = options.one_process or backend != "cpu"
     contenders = [name for name in CONTENDERS if name in options.contenders]

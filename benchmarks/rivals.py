@@ -17,7 +17,6 @@ The last two have a number of lanes (episodes side by side) and of steps in a bl
 benchmark tries out (`candidates`).
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -67,8 +66,9 @@ def cartpole(num_episodes, limit, hidden_sizes, full_length=False):
       full_length: nothing ends an episode before the limit: the dynamics and observations of CartPole, kept in bounds
         once the pole has fallen. All methods then have the same steps to compute.
     """
-    import jaxpg
     from gymnax.environments.classic_control.cartpole import CartPole
+
+    import jaxpg
 
     class FullLengthCartPole(CartPole):
         def is_terminated(self, state, params):
@@ -191,16 +191,8 @@ def _in_batches(problem, lanes, block, stop_early):
         raise ValueError(f"lanes must divide {problem.num_episodes} episodes and block the lanes; got {lanes}, {block}")
 
     def gradient(key, params):
-        example = jax.eval_shape(functools.partial(_start, problem, lanes), key)[1]
-        action = jax.eval_shape(lambda observation: problem.policy.apply(params, observation).sample(key), example)
-        empty = functools.partial(jnp.zeros, (problem.limit, lanes))
         # One set of buffers serves all batches: to fill them anew would cost as much as short episodes do.
-        buffer = Steps(
-            observation=jnp.zeros((problem.limit, *example.shape), example.dtype),
-            action=jnp.zeros((problem.limit, *action.shape), action.dtype),
-            reward=empty(),
-            alive=empty(bool),
-        )
+        buffer = empty_buffer(problem, lanes, key, params)
 
         def batch(state, index):
             buffer, weights, sums = state
@@ -210,7 +202,7 @@ def _in_batches(problem, lanes, block, stop_early):
             live = (jnp.arange(problem.limit) < num_rows)[:, None] & buffer.alive
             return (buffer, weights, sums), (jnp.sum(live), num_rows)
 
-        start = (buffer, empty(), jax.tree.map(jnp.zeros_like, params))
+        start = (buffer, jnp.zeros_like(buffer.reward), jax.tree.map(jnp.zeros_like, params))
         (_, _, sums), (live, rows) = jax.lax.scan(batch, start, jnp.arange(problem.num_episodes // lanes))
         num_steps = jnp.sum(live)
         return Result(
@@ -220,6 +212,15 @@ def _in_batches(problem, lanes, block, stop_early):
         )
 
     return gradient
+
+
+def empty_buffer(problem, lanes, key, params):
+    """`Steps` of zeros, [limit, lanes, …]."""
+    _, observation = jax.eval_shape(lambda key: _start(problem, lanes, key), key)
+    action = jax.eval_shape(lambda observation: problem.policy.apply(params, observation).sample(key), observation)
+    reward, alive = (jax.ShapeDtypeStruct((lanes,), dtype) for dtype in (jnp.result_type(float), bool))
+    row = Steps(observation, action, reward, alive)
+    return jax.tree.map(lambda x: jnp.zeros((problem.limit, *x.shape), x.dtype), row)
 
 
 def _start(problem, lanes, key):

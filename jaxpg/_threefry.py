@@ -38,7 +38,7 @@ def fold_in(key: jax.Array, data: Any) -> jax.Array:
     """`jax.random.fold_in(key, data)` for a typed key and an integer `data`."""
     if not _is_threefry(key):
         return jax.random.fold_in(key, data)
-    words = jax.random.key_data(key)
+    words = jax.random.key_data(jax.random.clone(key))  # Folding in does not use a key up; key-reuse checks know that.
     zero = jnp.zeros((), jnp.uint32)
     return jax.random.wrap_key_data(
         jnp.stack(_threefry(words[0], words[1], zero, jnp.asarray(data).astype(jnp.uint32))), impl="threefry2x32"

@@ -261,6 +261,7 @@ def play_row(
 
 class _Round(NamedTuple):
     lanes: Lanes
+    free: jax.Array  # Lanes that can take a new episode.
     pool: Lanes  # Lanes at the first step of slots pool_start, pool_start + 1, …: resets are drawn in batches.
     pool_start: jax.Array
     next_slot: jax.Array
@@ -311,8 +312,9 @@ def episodes(
         keys = jax.vmap(lambda i: fold_in(key, i))(ids)
         return jax.vmap(lambda k, slot: reset_lane(env, policy, k, slot, discount))(keys, slots)
 
-    def hand_out(free, rnd: _Round) -> _Round:
+    def hand_out(rnd: _Round) -> _Round:
         """Gives the free lanes the next slots; initial states come from the pool, refilled when it runs out."""
+        free = rnd.free
         demand = jnp.sum(free, dtype=jnp.int32)
         slots = rnd.next_slot + jnp.cumsum(free, dtype=jnp.int32) - 1
         has = free & (slots < queue.num_slots)
@@ -332,6 +334,7 @@ def episodes(
         )
 
     def body(rnd: _Round) -> _Round:
+        rnd = jax.lax.cond(any_member(jnp.any(rnd.free)), hand_out, lambda rnd: rnd, rnd)
         lanes, row, ended, free = play_row(
             env, policy, params, rnd.lanes, discount, value, final_rows, deterministic
         )
@@ -342,19 +345,28 @@ def episodes(
             rnd.episodes,
             EpisodeStatistics(lanes.time, lanes.returns, lanes.discounted_returns),
         )
-        rnd = rnd._replace(lanes=lanes, buffer=buffer, episodes=statistics, row=rnd.row + 1)
-        rnd = jax.lax.cond(any_member(jnp.any(free)), hand_out, lambda _, rnd: rnd, free, rnd)
-        return rnd._replace(going=any_member(jnp.any(rnd.lanes.playing)) & (rnd.row < num_rows))
+        left = jnp.any(lanes.playing) | (rnd.next_slot < queue.num_slots)
+        return rnd._replace(
+            lanes=lanes,
+            free=free,
+            episodes=statistics,
+            buffer=buffer,
+            row=rnd.row + 1,
+            going=any_member(left) & (rnd.row + 1 < num_rows),
+        )
 
-    slots = jnp.arange(num_lanes, dtype=jnp.int32)
-    lanes = lanes_for(slots)
-    lanes = lanes._replace(playing=slots < queue.num_slots)
+    # All lanes start free, without an episode; the first row hands them one.
+    lanes = jax.tree.map(
+        lambda x: jnp.broadcast_to(key, x.shape) if _is_key(x) else jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(lanes_for, jnp.arange(num_lanes, dtype=jnp.int32)),
+    )
     floats = float_dtype()
     start = _Round(
         lanes=lanes,
-        pool=lanes._replace(playing=jnp.ones_like(lanes.playing)),
-        pool_start=jnp.zeros((), jnp.int32),
-        next_slot=jnp.minimum(num_lanes, queue.num_slots),
+        free=jnp.ones(num_lanes, bool),
+        pool=lanes,
+        pool_start=jnp.full((), -num_lanes, jnp.int32),
+        next_slot=jnp.zeros((), jnp.int32),
         episodes=EpisodeStatistics(
             jnp.zeros(max_slots, jnp.int32), jnp.zeros(max_slots, floats), jnp.zeros(max_slots, floats)
         ),

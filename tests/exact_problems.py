@@ -35,14 +35,21 @@ class Problem:
     def mdp(self, horizon="own"):
         import jaxpg.exact
 
-        return jaxpg.exact.FiniteMDP(self.transition, self.reward, self.initial, discount=self.discount,
-                                     horizon=self.horizon if horizon == "own" else horizon,
-                                     terminal=self.terminal if self.terminal.any() else None)
+        return jaxpg.exact.FiniteMDP(
+            self.transition,
+            self.reward,
+            self.initial,
+            discount=self.discount,
+            horizon=self.horizon if horizon == "own" else horizon,
+            terminal=self.terminal if self.terminal.any() else None,
+        )
 
     def enumerate(self, pi):
         """All trajectories with their probabilities when `pi` [S, A] acts."""
         num_states, num_actions = pi.shape
-        reward = np.broadcast_to(self.reward if self.reward.ndim == 3 else self.reward[..., None], self.transition.shape)
+        reward = np.broadcast_to(
+            self.reward if self.reward.ndim == 3 else self.reward[..., None], self.transition.shape
+        )
         unfinished = [(p, [s], [], []) for s, p in enumerate(self.initial) if p > 0]
         finished = []
         while unfinished:
@@ -82,11 +89,14 @@ def n_step(rewards, values, discount, n):
     """Σ_{k<n} γ^k r_{t+k} + γⁿ V_{t+n} − V_t for every t; V is 0 from the end on (every end is a termination)."""
     length = len(rewards)
     values = [*values[:length], *([0.0] * (n + 1))]
-    return np.array([
-        sum(discount**k * rewards[t + k] for k in range(min(n, length - t)))
-        + discount**n * values[min(t + n, length)] - values[t]
-        for t in range(length)
-    ])
+    return np.array(
+        [
+            sum(discount**k * rewards[t + k] for k in range(min(n, length - t)))
+            + discount**n * values[min(t + n, length)]
+            - values[t]
+            for t in range(length)
+        ]
+    )
 
 
 def gae(rewards, values, discount, lambda_):

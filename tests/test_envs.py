@@ -11,6 +11,7 @@ import pytest
 import jaxpg
 from jaxpg import envs
 from jaxpg.envs import registry, spaces
+from jaxpg.envs._gymnax_dtypes import x64_may_be_off_in_a_part
 from jaxpg.envs.check import check_structure
 
 ALL = envs.available()
@@ -188,11 +189,17 @@ X64_KINDS = ["CartPole-v1", "Pendulum-v1", "Freeway-MinAtar", "MetaMaze-misc", "
              "MountainCarContinuous-v0", "Seaquest-MinAtar"]
 
 
-@pytest.mark.filterwarnings("error")
+PLAYED_IN_32_BITS = {"Freeway-MinAtar", "MetaMaze-misc", "GaussianBandit-misc", "DiscountingChain-bsuite"}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning" if jax.__version_info__ < (0, 8) else "error::FutureWarning")
 @pytest.mark.parametrize("name", marked(X64_KINDS))
 def test_under_x64(name, x64):
+    if name in PLAYED_IN_32_BITS and not x64_may_be_off_in_a_part():
+        with pytest.raises(TypeError, match=f"{name} cannot be traced .under x64; jax {jax.__version__} cannot"):
+            jaxpg.make(name)
+        return
     env = jaxpg.make(name)
-    assert env is not jaxpg.make("CartPole-v1", gravity=9.0)
     timesteps, alive = play_many(env, 12, episodes=4)
     assert timesteps.reward.dtype == np.float64
     assert timesteps.observation.dtype == env.observation_space.dtype
@@ -201,6 +208,16 @@ def test_under_x64(name, x64):
     structure = check_structure(env)
     assert jax.tree.map(lambda leaf: leaf.dtype, jax.eval_shape(env.reset, jax.random.key(0))[0]) == jax.tree.map(
         lambda leaf: leaf.dtype, structure.state)
+
+
+@pytest.fixture
+def cartpole_in_32_bits():
+    return jaxpg.make("CartPole-v1")
+
+
+def test_environments_of_32_and_64_bits_are_kept_apart(cartpole_in_32_bits, x64):
+    assert cartpole_in_32_bits.observation_space.dtype == np.float32
+    assert jaxpg.make("CartPole-v1").observation_space.dtype == np.float64
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "FrozenLake-misc", "UmbrellaChain-bsuite", "Breakout-MinAtar"])
@@ -295,6 +312,13 @@ def test_equal_arguments_give_the_same_environment():
     assert len(set(map(id, distinct))) == 4
     torques = [make("Acrobot-v1", available_torque=torque) for torque in ([-1, 0, 1], [-1.0, 0.0, 1.0], [-2, 0, 2])]
     assert torques[0] is torques[1] is not torques[2]
+
+
+def test_an_environment_made_before_is_found_at_once(monkeypatch):
+    names = ["FourRooms-misc", "DeepSea-bsuite"]
+    before = [jaxpg.make(name) for name in names] + [jaxpg.make("FourRooms-misc", fail_prob=0.1)]
+    monkeypatch.setattr(registry, "_built", None)  # Building anything now fails.
+    assert before == [jaxpg.make(name) for name in names] + [jaxpg.make("FourRooms-misc", fail_prob=0.1)]
 
 
 def test_traced_environments_are_not_kept():

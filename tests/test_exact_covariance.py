@@ -23,26 +23,43 @@ def value_of(table):
 
 # name -> (problem -> Weight), (problem, states, rewards -> Ψ_t by its forward definition), w
 WEIGHTS = {
-    "total_return": (lambda p: weights.total_return(p.discount),
-                     lambda p, s, r: np.full(len(r), to_go(r, p.discount)[0]), lambda p: 1.0),
-    "reward_to_go": (lambda p: weights.reward_to_go(p.discount),
-                     lambda p, s, r: to_go(r, p.discount), lambda p: p.discount),
-    "undiscounted_states": (lambda p: weights.reward_to_go(p.discount, discount_states=False),
-                            lambda p, s, r: to_go(r, p.discount), lambda p: 1.0),
+    "total_return": (
+        lambda p: weights.total_return(p.discount),
+        lambda p, s, r: np.full(len(r), to_go(r, p.discount)[0]),
+        lambda p: 1.0,
+    ),
+    "reward_to_go": (
+        lambda p: weights.reward_to_go(p.discount),
+        lambda p, s, r: to_go(r, p.discount),
+        lambda p: p.discount,
+    ),
+    "undiscounted_states": (
+        lambda p: weights.reward_to_go(p.discount, discount_states=False),
+        lambda p, s, r: to_go(r, p.discount),
+        lambda p: 1.0,
+    ),
     "another_discount": (lambda p: weights.reward_to_go(0.5), lambda p, s, r: to_go(r, 0.5), lambda p: 0.5),
-    "gae": (lambda p: weights.gae(p.discount, LAMBDA, value_of(p.value)),
-            lambda p, s, r: gae(r, p.value[range(len(r)), s[:len(r)]], p.discount, LAMBDA), lambda p: p.discount),
-    "td_residual": (lambda p: weights.td_residual(p.discount, value_of(p.value)),
-                    lambda p, s, r: n_step(r, p.value[range(len(r)), s[:len(r)]], p.discount, 1), lambda p: p.discount),
-    "n_step": (lambda p: weights.n_step(p.discount, STEPS, value_of(p.value)),
-               lambda p, s, r: n_step(r, p.value[range(len(r)), s[:len(r)]], p.discount, STEPS), lambda p: p.discount),
+    "gae": (
+        lambda p: weights.gae(p.discount, LAMBDA, value_of(p.value)),
+        lambda p, s, r: gae(r, p.value[range(len(r)), s[: len(r)]], p.discount, LAMBDA),
+        lambda p: p.discount,
+    ),
+    "td_residual": (
+        lambda p: weights.td_residual(p.discount, value_of(p.value)),
+        lambda p, s, r: n_step(r, p.value[range(len(r)), s[: len(r)]], p.discount, 1),
+        lambda p: p.discount,
+    ),
+    "n_step": (
+        lambda p: weights.n_step(p.discount, STEPS, value_of(p.value)),
+        lambda p, s, r: n_step(r, p.value[range(len(r)), s[: len(r)]], p.discount, STEPS),
+        lambda p: p.discount,
+    ),
 }
 BASELINES = {
     "none": (lambda p: baselines.none(), lambda p, s: np.zeros(len(s) - 1)),
     "constant": (lambda p: baselines.constant(0.7), lambda p, s: np.full(len(s) - 1, 0.7)),
-    "time": (lambda p: baselines.time(p.baseline[:, 0]), lambda p, s: p.baseline[:len(s) - 1, 0]),
-    "state_time": (lambda p: baselines.value(value_of(p.baseline)),
-                   lambda p, s: p.baseline[range(len(s) - 1), s[:-1]]),
+    "time": (lambda p: baselines.time(p.baseline[:, 0]), lambda p, s: p.baseline[: len(s) - 1, 0]),
+    "state_time": (lambda p: baselines.value(value_of(p.baseline)), lambda p, s: p.baseline[range(len(s) - 1), s[:-1]]),
 }
 PROBLEMS = [dict(seed=20), dict(seed=21, terminal=False, reward_axes=2), dict(seed=22, horizon=4)]
 
@@ -69,8 +86,9 @@ def estimate(problem, name, states, actions, rewards, b=0.0):
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_mean_and_covariance_of_one_episode(problem, weight, baseline):
     make, b = BASELINES[baseline]
-    mean, covariance = expectation([(p, estimate(problem, weight, s, a, r, b(problem, s)))
-                                    for p, s, a, r in problem.paths])
+    mean, covariance = expectation(
+        [(p, estimate(problem, weight, s, a, r, b(problem, s))) for p, s, a, r in problem.paths]
+    )
     policy, params = policy_and_params(problem)
     arguments = dict(weight=WEIGHTS[weight][0](problem), baseline=make(problem))
     mdp = problem.mdp()
@@ -88,8 +106,9 @@ def test_mean_and_covariance_of_one_episode(problem, weight, baseline):
 def test_leave_one_out_over_all_tuples_of_trajectories(x64, weight, num_episodes, group_size):
     """Every pair and triple of trajectories of a tiny MDP, through the definition."""
     problem = Problem(seed=30, num_states=2 if num_episodes == 3 else 3, horizon=2)
-    _leave_one_out_case(problem, weight, num_episodes, lambda psi, i: np.mean(np.delete(psi, i, 0), 0),
-                        baselines.leave_one_out())
+    _leave_one_out_case(
+        problem, weight, num_episodes, lambda psi, i: np.mean(np.delete(psi, i, 0), 0), baselines.leave_one_out()
+    )
 
 
 @pytest.mark.parametrize("weight", ["total_return", "reward_to_go", "gae"])
@@ -99,8 +118,10 @@ def test_other_linear_peers(x64, weight, name):
     problem = Problem(seed=31, horizon=2)
     peers, numpy_peers = {
         "self_included": (lambda total, own, size, count: total / size, lambda psi, i: np.mean(psi, 0)),
-        "scaled": (lambda total, own, size, count: 0.5 * (total - own) / (size - 1),
-                   lambda psi, i: 0.5 * np.mean(np.delete(psi, i, 0), 0)),
+        "scaled": (
+            lambda total, own, size, count: 0.5 * (total - own) / (size - 1),
+            lambda psi, i: 0.5 * np.mean(np.delete(psi, i, 0), 0),
+        ),
     }[name]
     mean = _leave_one_out_case(problem, weight, 2, numpy_peers, baselines.Baseline(peers=peers))
     if name == "self_included" and weight != "gae":
@@ -147,11 +168,18 @@ def test_leave_one_out_total_return_closed_form(problem):
     j = p @ returns
     gradient = p * returns @ g
     for n in (2, 5, 64):
-        expected = (np.einsum("n,np,nq->pq", p * (returns - j) ** 2, g, g)
-                    - (n - 2) / (n - 1) * np.outer(gradient, gradient)
-                    + p @ (returns - j) ** 2 * np.einsum("n,np,nq->pq", p, g, g) / (n - 1)) / n
-        got = problem.mdp().covariance(policy, params, weight=weights.total_return(problem.discount),
-                                       baseline=baselines.leave_one_out(), num_episodes=n)
+        expected = (
+            np.einsum("n,np,nq->pq", p * (returns - j) ** 2, g, g)
+            - (n - 2) / (n - 1) * np.outer(gradient, gradient)
+            + p @ (returns - j) ** 2 * np.einsum("n,np,nq->pq", p, g, g) / (n - 1)
+        ) / n
+        got = problem.mdp().covariance(
+            policy,
+            params,
+            weight=weights.total_return(problem.discount),
+            baseline=baselines.leave_one_out(),
+            num_episodes=n,
+        )
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
 
 
@@ -161,8 +189,13 @@ def test_groups_of_leave_one_out_are_independent(x64):
     policy, params = policy_and_params(problem)
 
     def covariance(n, size):
-        return problem.mdp().covariance(policy, params, weight=weights.reward_to_go(problem.discount),
-                                        baseline=baselines.leave_one_out(group_size=size), num_episodes=n)
+        return problem.mdp().covariance(
+            policy,
+            params,
+            weight=weights.reward_to_go(problem.discount),
+            baseline=baselines.leave_one_out(group_size=size),
+            num_episodes=n,
+        )
 
     alone = {n: np.asarray(covariance(n, None)) for n in (2, 3, 4)}
     np.testing.assert_allclose(covariance(7, 3), (3 / 7) ** 2 * alone[3] + (4 / 7) ** 2 * alone[4], atol=1e-13)
@@ -189,8 +222,8 @@ def test_importance_weighted_estimates(problem, weight):
         for t in range(n):
             increments, decay = _increments(problem, weight, s, r)
             last = min(n, t + STEPS) if weight == "n_step" else n
-            total = sum(decay ** (k - t) * np.prod(ratios[:k + 1]) * increments[k] for k in range(t, last))
-            g += factor(problem) ** t * scores[t] * (total - np.prod(ratios[:t + 1]) * b[t])
+            total = sum(decay ** (k - t) * np.prod(ratios[: k + 1]) * increments[k] for k in range(t, last))
+            g += factor(problem) ** t * scores[t] * (total - np.prod(ratios[: t + 1]) * b[t])
         pairs.append((p, g))
     mean, covariance = expectation(pairs)
     policy, params = policy_and_params(problem)
@@ -198,7 +231,9 @@ def test_importance_weighted_estimates(problem, weight):
     acting = dict(behavior=(policy, jnp.asarray(problem.behavior_logits)))
     mdp = problem.mdp()
     np.testing.assert_allclose(np.ravel(mdp.mean(policy, params, **arguments, **acting)), mean, atol=1e-12)
-    np.testing.assert_allclose(mdp.covariance(policy, params, **arguments, **acting), covariance, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(
+        mdp.covariance(policy, params, **arguments, **acting), covariance, rtol=1e-11, atol=1e-12
+    )
     np.testing.assert_allclose(np.ravel(mdp.mean(policy, params, **arguments)), mean, atol=1e-12)
 
 
@@ -238,8 +273,9 @@ def test_v_trace_as_a_recursion_of_your_own(x64):
     last = problem.reward - value[:, None, None]  # At the horizon's last step nothing follows.
 
     delta, column = rho[..., None] * np.stack([td, last]), rho[..., None]
-    recursion = jaxpg.exact.generic(delta, gamma * LAMBDA * trace[..., None], jnp.asarray(behavior), carry=gamma * column,
-                                    score_discount=gamma)
+    recursion = jaxpg.exact.generic(
+        delta, gamma * LAMBDA * trace[..., None], jnp.asarray(behavior), carry=gamma * column, score_discount=gamma
+    )
     policy, params = policy_and_params(problem)
     np.testing.assert_allclose(np.ravel(mdp.mean(policy, params, weight=recursion)), mean, atol=1e-12)
     np.testing.assert_allclose(mdp.covariance(policy, params, weight=recursion), covariance, atol=1e-12)
@@ -253,10 +289,12 @@ def test_without_a_horizon_moments_are_the_limit_of_long_horizons(x64, weight):
     policy, params = policy_and_params(problem)
     arguments = dict(weight=WEIGHTS[weight][0](problem), baseline=BASELINES["state_time"][0](problem))
     infinite, long = problem.mdp(horizon=None), problem.mdp(horizon=120)
-    np.testing.assert_allclose(infinite.mean(policy, params, **arguments), long.mean(policy, params, **arguments),
-                               atol=1e-12)
-    np.testing.assert_allclose(infinite.covariance(policy, params, **arguments),
-                               long.covariance(policy, params, **arguments), atol=1e-12)
+    np.testing.assert_allclose(
+        infinite.mean(policy, params, **arguments), long.mean(policy, params, **arguments), atol=1e-12
+    )
+    np.testing.assert_allclose(
+        infinite.covariance(policy, params, **arguments), long.covariance(policy, params, **arguments), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("weight", ["total_return", "undiscounted_states"])
@@ -267,12 +305,16 @@ def test_without_a_horizon_episodes_that_terminate_need_no_discount(x64, weight,
     policy, params = policy_and_params(problem)
     arguments = dict(weight=WEIGHTS[weight][0](problem), baseline=BASELINES[baseline][0](problem))
     infinite, long = problem.mdp(horizon=None), problem.mdp(horizon=600)
-    np.testing.assert_allclose(infinite.mean(policy, params, **arguments), long.mean(policy, params, **arguments),
-                               atol=1e-11)
-    np.testing.assert_allclose(infinite.covariance(policy, params, **arguments),
-                               long.covariance(policy, params, **arguments), rtol=1e-10)
+    np.testing.assert_allclose(
+        infinite.mean(policy, params, **arguments), long.mean(policy, params, **arguments), atol=1e-11
+    )
+    np.testing.assert_allclose(
+        infinite.covariance(policy, params, **arguments), long.covariance(policy, params, **arguments), rtol=1e-10
+    )
     n = dict(num_episodes=5, baseline=baselines.leave_one_out(), weight=weights.total_return(1.0))
-    np.testing.assert_allclose(infinite.covariance(policy, params, **n), long.covariance(policy, params, **n), rtol=1e-10)
+    np.testing.assert_allclose(
+        infinite.covariance(policy, params, **n), long.covariance(policy, params, **n), rtol=1e-10
+    )
 
 
 def test_an_action_dependent_baseline_adds_exactly_the_bias_it_should(x64):
@@ -281,10 +323,18 @@ def test_an_action_dependent_baseline_adds_exactly_the_bias_it_should(x64):
     policy, params = policy_and_params(problem)
     mdp = problem.mdp()
     b = np.random.default_rng(0).normal(size=(3, 2, 1))
-    recursion = jaxpg.exact.generic(problem.reward, problem.discount, jnp.asarray(problem.pi),
-                                    direct=problem.reward - b, score_discount=problem.discount)
-    expected = -sum(p * problem.discount**t * problem.scores(s, a)[t] * b[s[t], a[t]]
-                    for p, s, a, _ in problem.paths for t in range(len(a)))
+    recursion = jaxpg.exact.generic(
+        problem.reward,
+        problem.discount,
+        jnp.asarray(problem.pi),
+        direct=problem.reward - b,
+        score_discount=problem.discount,
+    )
+    expected = -sum(
+        p * problem.discount**t * problem.scores(s, a)[t] * b[s[t], a[t]]
+        for p, s, a, _ in problem.paths
+        for t in range(len(a))
+    )
     np.testing.assert_allclose(np.ravel(mdp.bias(policy, params, weight=recursion)), expected, atol=1e-12)
     assert np.abs(expected).max() > 0.01
 
@@ -300,16 +350,22 @@ def test_covariance_is_differentiable_and_maps(x64):
     @jax.vmap
     def slope(mdp, params):
         def trace(b, discount):
-            return jnp.trace(mdp.covariance(policy, params, weight=weights.reward_to_go(discount),
-                                            baseline=baselines.constant(b)))
+            return jnp.trace(
+                mdp.covariance(policy, params, weight=weights.reward_to_go(discount), baseline=baselines.constant(b))
+            )
+
         return trace(0.3, 0.6), *jax.grad(trace, argnums=(0, 1))(0.3, 0.6)
 
     with jax.checking_leaks():
         values, by_baseline, by_discount = slope(stacked, logits)
 
     def trace(i, b, discount):
-        return np.trace(problems[i].mdp().covariance(policy, logits[i], weight=weights.reward_to_go(discount),
-                                                     baseline=baselines.constant(b)))
+        return np.trace(
+            problems[i]
+            .mdp()
+            .covariance(policy, logits[i], weight=weights.reward_to_go(discount), baseline=baselines.constant(b))
+        )
+
     for i in range(2):
         np.testing.assert_allclose(values[i], trace(i, 0.3, 0.6), rtol=1e-12)
         np.testing.assert_allclose(by_baseline[i], (trace(i, 0.3001, 0.6) - trace(i, 0.2999, 0.6)) / 2e-4, rtol=1e-6)
@@ -357,7 +413,9 @@ def test_errors(x64):
     with pytest.raises(ValueError, match="random where the MDP has terminal states"):
         Problem(seed=41).mdp().covariance(policy, params, baseline=baselines.time(), num_episodes=4)
     with pytest.raises(ValueError, match="linear"):
-        mdp.covariance(policy, params, baseline=baselines.Baseline(peers=lambda t, o, s, c: (t - o) ** 2), num_episodes=4)
+        mdp.covariance(
+            policy, params, baseline=baselines.Baseline(peers=lambda t, o, s, c: (t - o) ** 2), num_episodes=4
+        )
     with pytest.raises(ValueError, match="behavior must give a positive probability"):
         mdp.covariance(policy, params, behavior=(policy, jnp.full((3, 2), 0.0).at[0, 0].set(-1e9)))
     for weight in (None, weights.total_return(0.8)):

@@ -1,4 +1,4 @@
-"""LQR against Gauss–Hermite quadrature, which is exact for the polynomials that returns and estimates are, and scipy."""
+"""LQR against scipy, and Gauss–Hermite quadrature, which is exact for the polynomials that estimates are."""
 
 import itertools
 
@@ -32,8 +32,16 @@ class Regulator:
         self.M, self.c = [f(size=s) for f, s in ((rng.normal, (horizon + 1, n, n)), (rng.normal, horizon + 1))]
 
     def lqr(self, horizon="own"):
-        return jaxpg.exact.LQR(self.A, self.B, self.Q, self.R, discount=DISCOUNT, noise=self.F, initial=self.G,
-                               horizon=self.horizon if horizon == "own" else horizon)
+        return jaxpg.exact.LQR(
+            self.A,
+            self.B,
+            self.Q,
+            self.R,
+            discount=DISCOUNT,
+            noise=self.F,
+            initial=self.G,
+            horizon=self.horizon if horizon == "own" else horizon,
+        )
 
     def policy_and_params(self):
         params = {"gain": jnp.asarray(self.K), "log_std": jnp.asarray(self.log_std)}
@@ -46,10 +54,10 @@ class Regulator:
         size = self.n + self.horizon * self.m + (self.horizon - 1) * k
         z = np.array(list(itertools.product(NODES, repeat=size)))
         p = np.prod(np.array(list(itertools.product(NODE_WEIGHTS / NODE_WEIGHTS.sum(), repeat=size))), 1)
-        x = z[:, :self.n] if self.G is None else z[:, :self.n] @ self.G.T
+        x = z[:, : self.n] if self.G is None else z[:, : self.n] @ self.G.T
         states, rewards, scores, at = [x], [], [], self.n
         for t in range(self.horizon):
-            epsilon = z[:, at:at + self.m]
+            epsilon = z[:, at : at + self.m]
             at += self.m
             u = -x @ gain.T + epsilon * std
             rewards.append(-np.einsum("ni,ij,nj->n", x, self.Q, x) - np.einsum("ni,ij,nj->n", u, self.R, u))
@@ -57,7 +65,7 @@ class Regulator:
             scores.append(np.concatenate([by_gain, epsilon**2 - 1], 1))
             x = x @ self.A.T + u @ self.B.T
             if k and t < self.horizon - 1:
-                x = x + z[:, at:at + k] @ self.F.T
+                x = x + z[:, at : at + k] @ self.F.T
                 at += k
             states.append(x)
         return p, np.stack(states, 1), np.stack(rewards, 1), np.stack(scores, 1)
@@ -106,8 +114,14 @@ def test_hessian_matches_finite_differences_of_the_gradient(regulator):
     lqr, (policy, params) = regulator.lqr(), regulator.policy_and_params()
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     step = 1e-5
-    rows = [(ravel(lqr.policy_gradient(policy, unravel(flat + step * e)))
-             - ravel(lqr.policy_gradient(policy, unravel(flat - step * e)))) / (2 * step) for e in np.eye(len(flat))]
+    rows = [
+        (
+            ravel(lqr.policy_gradient(policy, unravel(flat + step * e)))
+            - ravel(lqr.policy_gradient(policy, unravel(flat - step * e)))
+        )
+        / (2 * step)
+        for e in np.eye(len(flat))
+    ]
     np.testing.assert_allclose(lqr.hessian(policy, params), rows, rtol=1e-6, atol=1e-7)
 
 
@@ -118,8 +132,11 @@ def test_values_and_state_distribution(regulator):
     values, q_values = lqr.values(policy, params), lqr.action_values(policy, params)
     covariances = np.einsum("n,nti,ntj->tij", p, states, states)[:-1]
     np.testing.assert_allclose(lqr.state_distribution(policy, params), covariances, atol=1e-12)
-    np.testing.assert_allclose(lqr.state_distribution(policy, params, discounted=True),
-                               covariances * DISCOUNT ** np.arange(regulator.horizon)[:, None, None], atol=1e-12)
+    np.testing.assert_allclose(
+        lqr.state_distribution(policy, params, discounted=True),
+        covariances * DISCOUNT ** np.arange(regulator.horizon)[:, None, None],
+        atol=1e-12,
+    )
     for t in range(regulator.horizon):
         expected = p @ rewards[:, t:] @ DISCOUNT ** np.arange(regulator.horizon - t)
         np.testing.assert_allclose(p @ jax.vmap(lambda x, t=t: values(x, t))(states[:, t]), expected, rtol=1e-11)
@@ -136,9 +153,14 @@ def test_without_a_horizon_everything_is_the_limit_of_long_horizons(regulator):
     infinite, long = regulator.lqr(horizon=None), regulator.lqr(horizon=400)
     np.testing.assert_allclose(infinite.objective(policy, params), long.objective(policy, params), rtol=1e-11)
     for method in ("autodiff", "occupancy"):
-        np.testing.assert_allclose(ravel(infinite.policy_gradient(policy, params, method=method)),
-                                   ravel(long.policy_gradient(policy, params)), rtol=1e-10)
-    np.testing.assert_allclose(infinite.fisher(policy, params), long.fisher(policy, params, discounted=True), atol=1e-10)
+        np.testing.assert_allclose(
+            ravel(infinite.policy_gradient(policy, params, method=method)),
+            ravel(long.policy_gradient(policy, params)),
+            rtol=1e-10,
+        )
+    np.testing.assert_allclose(
+        infinite.fisher(policy, params), long.fisher(policy, params, discounted=True), atol=1e-10
+    )
     np.testing.assert_allclose(infinite.hessian(policy, params), long.hessian(policy, params), rtol=1e-8, atol=1e-9)
     for name in ("values", "action_values"):
         ours, limit = getattr(infinite, name)(policy, params), getattr(long, name)(policy, params)
@@ -157,8 +179,11 @@ def test_optimal_gain(regulator):
     policy, params = regulator.policy_and_params()
     quiet = {"gain": infinite.optimal_policy(), "log_std": jnp.full(regulator.m, -30.0)}
     np.testing.assert_allclose(infinite.policy_gradient(policy, quiet)["gain"], 0.0, atol=1e-11)
-    np.testing.assert_allclose(infinite.objective(policy, quiet), -np.trace(
-        expected @ np.asarray(infinite.initial_covariance)) + infinite.optimal_values().constant, rtol=1e-10)
+    np.testing.assert_allclose(
+        infinite.objective(policy, quiet),
+        -np.trace(expected @ np.asarray(infinite.initial_covariance)) + infinite.optimal_values().constant,
+        rtol=1e-10,
+    )
 
     short = regulator.lqr(horizon=2)
 
@@ -179,10 +204,17 @@ def test_optimal_gain(regulator):
 
 
 WEIGHTS = {
-    "total_return": (lambda r: weights.total_return(DISCOUNT), lambda r, v: np.full(len(r), to_go(r, DISCOUNT)[0]), 1.0),
+    "total_return": (
+        lambda r: weights.total_return(DISCOUNT),
+        lambda r, v: np.full(len(r), to_go(r, DISCOUNT)[0]),
+        1.0,
+    ),
     "reward_to_go": (lambda r: weights.reward_to_go(DISCOUNT), lambda r, v: to_go(r, DISCOUNT), DISCOUNT),
-    "undiscounted_states": (lambda r: weights.reward_to_go(DISCOUNT, discount_states=False),
-                            lambda r, v: to_go(r, DISCOUNT), 1.0),
+    "undiscounted_states": (
+        lambda r: weights.reward_to_go(DISCOUNT, discount_states=False),
+        lambda r, v: to_go(r, DISCOUNT),
+        1.0,
+    ),
     "gae": (lambda r: weights.gae(DISCOUNT, LAMBDA, r.value), lambda r, v: gae(r, v, DISCOUNT, LAMBDA), DISCOUNT),
     "n_step": (lambda r: weights.n_step(DISCOUNT, 2, r.value), lambda r, v: n_step(r, v, DISCOUNT, 2), DISCOUNT),
 }
@@ -202,8 +234,11 @@ def test_mean_and_covariance_of_one_episode(x64, weight, baseline):
         policy, params = regulator.policy_and_params()
         p, states, rewards, scores = regulator.episodes()
         b = {"none": 0.0, "constant": -1.5, "state_time": regulator.values_along(states)[:, :-1]}[baseline]
-        record = {"none": baselines.none(), "constant": baselines.constant(-1.5),
-                  "state_time": baselines.value(regulator.value)}[baseline]
+        record = {
+            "none": baselines.none(),
+            "constant": baselines.constant(-1.5),
+            "state_time": baselines.value(regulator.value),
+        }[baseline]
         factors = WEIGHTS[weight][2] ** np.arange(regulator.horizon)
         g = np.einsum("nt,ntp->np", factors * (weights_along(regulator, weight, states, rewards) - b), scores)
         mean, covariance = expectation(list(zip(p, g, strict=True)))
@@ -218,7 +253,9 @@ def test_covariance_over_three_steps_with_noise(x64):
     regulator = Regulator(seed=5, horizon=3)
     policy, params = regulator.policy_and_params()
     p, states, rewards, scores = regulator.episodes()
-    g = np.einsum("nt,ntp->np", DISCOUNT ** np.arange(3) * weights_along(regulator, "reward_to_go", states, rewards), scores)
+    g = np.einsum(
+        "nt,ntp->np", DISCOUNT ** np.arange(3) * weights_along(regulator, "reward_to_go", states, rewards), scores
+    )
     _, covariance = expectation(list(zip(p, g, strict=True)))
     np.testing.assert_allclose(regulator.lqr().covariance(policy, params), covariance, rtol=1e-11)
     np.testing.assert_allclose(regulator.lqr().covariance(policy, params, num_episodes=3), covariance / 3, rtol=1e-11)
@@ -235,8 +272,11 @@ def test_baselines_of_the_other_episodes_over_all_pairs(x64, weight, own):
     i, j = np.meshgrid(np.arange(len(p)), np.arange(len(p)), indexing="ij")
     i, j = i.ravel(), j.ravel()
     share = 0.5 if own else 1.0  # Ψ_i − (Ψ_i + Ψ_j)/2 = (Ψ_i − Ψ_j)/2
-    g = 0.5 * share * (np.einsum("nt,ntp->np", psi[i] - psi[j], scaled[i]) + np.einsum("nt,ntp->np", psi[j] - psi[i],
-                                                                                      scaled[j]))
+    g = (
+        0.5
+        * share
+        * (np.einsum("nt,ntp->np", psi[i] - psi[j], scaled[i]) + np.einsum("nt,ntp->np", psi[j] - psi[i], scaled[j]))
+    )
     mean = p[i] * p[j] @ g
     covariance = (g - mean).T @ ((g - mean) * (p[i] * p[j])[:, None])
     record = baselines.Baseline(peers=lambda t, o, s, c: t / s) if own else baselines.leave_one_out()
@@ -293,18 +333,21 @@ def test_environment_is_the_same_problem():
 GOOD = Regulator(seed=11, n=2)
 
 
-@pytest.mark.parametrize("changes, error, message", [
-    (dict(A=np.ones((2, 3))), ValueError, "A must have shape"),
-    (dict(B=np.ones((3, 1))), ValueError, r"B must have shape \[2, 1\]"),
-    (dict(Q=np.array([[1.0, 0.5], [0.0, 1.0]])), ValueError, "Q must be symmetric"),
-    (dict(R=np.eye(2)), ValueError, "R must have shape"),
-    (dict(A=np.full((2, 2), np.nan)), ValueError, "A must hold finite"),
-    (dict(Q="cost"), TypeError, "Q must be a matrix of numbers"),
-    (dict(R=2.0), ValueError, "R must be a matrix"),
-    (dict(noise=np.ones((3, 1))), ValueError, "noise must have shape"),
-    (dict(discount=1.0, horizon=None), ValueError, "discount must be below 1"),
-    (dict(discount=-0.1), ValueError, "discount"),
-])
+@pytest.mark.parametrize(
+    "changes, error, message",
+    [
+        (dict(A=np.ones((2, 3))), ValueError, "A must have shape"),
+        (dict(B=np.ones((3, 1))), ValueError, r"B must have shape \[2, 1\]"),
+        (dict(Q=np.array([[1.0, 0.5], [0.0, 1.0]])), ValueError, "Q must be symmetric"),
+        (dict(R=np.eye(2)), ValueError, "R must have shape"),
+        (dict(A=np.full((2, 2), np.nan)), ValueError, "A must hold finite"),
+        (dict(Q="cost"), TypeError, "Q must be a matrix of numbers"),
+        (dict(R=2.0), ValueError, "R must be a matrix"),
+        (dict(noise=np.ones((3, 1))), ValueError, "noise must have shape"),
+        (dict(discount=1.0, horizon=None), ValueError, "discount must be below 1"),
+        (dict(discount=-0.1), ValueError, "discount"),
+    ],
+)
 def test_errors_name_the_argument(changes, error, message):
     with pytest.raises(error, match=message):
         jaxpg.exact.LQR(**{**dict(A=GOOD.A, B=GOOD.B, Q=GOOD.Q, R=GOOD.R, horizon=3), **changes})
@@ -334,8 +377,13 @@ def test_errors_of_methods():
         lqr.covariance(policy, params, weight=weights.gae(0.8, 0.5, lambda x: x[0]))
     with pytest.raises(ValueError, match="weight must be linear"):
         squared = weights.reward_to_go(0.8)
-        lqr.covariance(policy, params, weight=weights.Weight(increment=lambda step: step.reward**2, decay=squared.decay,
-                                                             discount=0.8, state_discount=0.8))
+        lqr.covariance(
+            policy,
+            params,
+            weight=weights.Weight(
+                increment=lambda step: step.reward**2, decay=squared.decay, discount=0.8, state_discount=0.8
+            ),
+        )
     with pytest.raises(ValueError, match="R must be positive definite"):
         jaxpg.exact.LQR(GOOD.A, GOOD.B, GOOD.Q, -np.eye(1)).optimal_policy()
     with pytest.raises(ValueError, match="max_steps is required"):

@@ -37,8 +37,10 @@ def test_objective_is_the_mean_return_of_all_trajectories(problem):
 @pytest.mark.parametrize("method", ["autodiff", "occupancy", "enumeration"])
 def test_policy_gradient_is_the_score_weighted_return(problem, method):
     mdp = problem.mdp()
-    expected = sum(p * to_go(rewards, problem.discount)[0] * problem.scores(states, actions).sum(0)
-                   for p, states, actions, rewards in problem.paths)
+    expected = sum(
+        p * to_go(rewards, problem.discount)[0] * problem.scores(states, actions).sum(0)
+        for p, states, actions, rewards in problem.paths
+    )
     got = mdp.policy_gradient(policy_of(mdp), jnp.asarray(problem.logits), method=method)
     assert got.shape == problem.logits.shape
     np.testing.assert_allclose(np.ravel(got), expected, rtol=0, atol=1e-12)
@@ -50,8 +52,9 @@ def test_policy_gradient_matches_finite_differences(problem):
     for index in np.ndindex(difference.shape):
         bump = np.zeros_like(difference)
         bump[index] = step
-        difference[index] = (numpy_objective(problem, problem.logits + bump)
-                             - numpy_objective(problem, problem.logits - bump)) / (2 * step)
+        difference[index] = (
+            numpy_objective(problem, problem.logits + bump) - numpy_objective(problem, problem.logits - bump)
+        ) / (2 * step)
     got = mdp.policy_gradient(policy_of(mdp), jnp.asarray(problem.logits))
     np.testing.assert_allclose(got, difference, atol=1e-9)
 
@@ -63,7 +66,7 @@ def test_hessian_is_the_expectation_over_all_trajectories(problem):
     for p, states, actions, rewards in problem.paths:
         g = problem.scores(states, actions).sum(0)
         curvature = np.outer(g, g)
-        for s in states[:len(actions)]:
+        for s in states[: len(actions)]:
             block = slice(s * num_actions, (s + 1) * num_actions)
             curvature[block, block] -= np.diag(problem.pi[s]) - np.outer(problem.pi[s], problem.pi[s])
         expected += p * to_go(rewards, problem.discount)[0] * curvature
@@ -100,8 +103,9 @@ def test_values_action_values_and_state_distribution(problem):
     np.testing.assert_array_equal(np.asarray(values)[:, problem.terminal], 0.0)
     np.testing.assert_allclose(mdp.state_distribution(policy, params), visits, atol=1e-12)
     discounts = problem.discount ** np.arange(problem.horizon)
-    np.testing.assert_allclose(mdp.state_distribution(policy, params, discounted=True), discounts[:, None] * visits,
-                               atol=1e-12)
+    np.testing.assert_allclose(
+        mdp.state_distribution(policy, params, discounted=True), discounts[:, None] * visits, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -111,14 +115,22 @@ def test_without_a_horizon_everything_is_the_limit_of_long_horizons(x64, termina
     policy, params = policy_of(infinite), jnp.asarray(problem.logits)
     np.testing.assert_allclose(infinite.objective(policy, params), long.objective(policy, params), rtol=1e-12)
     for method in ("autodiff", "occupancy"):
-        np.testing.assert_allclose(infinite.policy_gradient(policy, params, method=method),
-                                   long.policy_gradient(policy, params), atol=1e-12)
+        np.testing.assert_allclose(
+            infinite.policy_gradient(policy, params, method=method), long.policy_gradient(policy, params), atol=1e-12
+        )
     np.testing.assert_allclose(infinite.hessian(policy, params), long.hessian(policy, params), atol=1e-11)
-    np.testing.assert_allclose(infinite.fisher(policy, params), long.fisher(policy, params, discounted=True), atol=1e-12)
+    np.testing.assert_allclose(
+        infinite.fisher(policy, params), long.fisher(policy, params, discounted=True), atol=1e-12
+    )
     np.testing.assert_allclose(infinite.values(policy, params), long.values(policy, params)[0], atol=1e-12)
-    np.testing.assert_allclose(infinite.action_values(policy, params), long.action_values(policy, params)[0], atol=1e-12)
-    np.testing.assert_allclose(infinite.state_distribution(policy, params),
-                               long.state_distribution(policy, params, discounted=True).sum(0), atol=1e-12)
+    np.testing.assert_allclose(
+        infinite.action_values(policy, params), long.action_values(policy, params)[0], atol=1e-12
+    )
+    np.testing.assert_allclose(
+        infinite.state_distribution(policy, params),
+        long.state_distribution(policy, params, discounted=True).sum(0),
+        atol=1e-12,
+    )
     np.testing.assert_allclose(infinite.optimal_values(), long.optimal_values()[0], atol=1e-11)
     np.testing.assert_array_equal(infinite.optimal_policy(), long.optimal_policy()[0])
 
@@ -135,8 +147,10 @@ def test_optimal_values_beat_every_deterministic_policy(problem):
     """All maps from (t, s) to actions are enumerated for H = 2; for longer horizons, all stationary ones."""
     mdp = problem.mdp()
     best = mdp.initial @ mdp.optimal_values()[0]
-    stationary = [evaluation.objective(mdp, jax.nn.one_hot(jnp.array(actions), 2))
-                  for actions in itertools.product(range(2), repeat=3)]
+    stationary = [
+        evaluation.objective(mdp, jax.nn.one_hot(jnp.array(actions), 2))
+        for actions in itertools.product(range(2), repeat=3)
+    ]
     assert best >= max(stationary) - 1e-12
     short = problem.mdp(horizon=2)
     reward, survival = evaluation.expected_reward(short), evaluation.survival(short)
@@ -152,8 +166,10 @@ def test_optimal_values_beat_every_deterministic_policy(problem):
 def test_policy_iteration_finds_the_best_stationary_policy(x64):
     for seed in range(5):
         mdp = Problem(seed=seed, terminal=False).mdp(horizon=None)
-        returns = {actions: evaluation.objective(mdp, jax.nn.one_hot(jnp.array(actions), 2))
-                   for actions in itertools.product(range(2), repeat=3)}
+        returns = {
+            actions: evaluation.objective(mdp, jax.nn.one_hot(jnp.array(actions), 2))
+            for actions in itertools.product(range(2), repeat=3)
+        }
         assert tuple(mdp.optimal_policy().tolist()) == max(returns, key=returns.get)
         np.testing.assert_allclose(mdp.initial @ mdp.optimal_values(), max(returns.values()), rtol=1e-12)
 
@@ -189,11 +205,16 @@ def test_maps_over_mdps_and_differentiates_through_them(x64):
     logits = jnp.stack([jnp.asarray(p.logits) for p in problems])
     policy = policy_of(mdps[0])
     for method in ("autodiff", "occupancy", "enumeration"):
-        got = jax.jit(jax.vmap(lambda m, x, method=method: m.policy_gradient(policy, x, method=method)))(stacked, logits)
+        got = jax.jit(jax.vmap(lambda m, x, method=method: m.policy_gradient(policy, x, method=method)))(
+            stacked, logits
+        )
         for i, mdp in enumerate(mdps):
             np.testing.assert_allclose(got[i], mdp.policy_gradient(policy, logits[i]), atol=1e-12)
-    built = jax.vmap(lambda P, r, i, t, g: jaxpg.exact.FiniteMDP(P, r, i, discount=g, horizon=3, terminal=t).objective(
-        policy, logits[0]))(stacked.transition, stacked.reward, stacked.initial, stacked.terminal, stacked.discount)
+    built = jax.vmap(
+        lambda P, r, i, t, g: jaxpg.exact.FiniteMDP(P, r, i, discount=g, horizon=3, terminal=t).objective(
+            policy, logits[0]
+        )
+    )(stacked.transition, stacked.reward, stacked.initial, stacked.terminal, stacked.discount)
     np.testing.assert_allclose(built[1], mdps[1].objective(policy, logits[0]), rtol=1e-12)
     with jax.checking_leaks():
         gradient = jax.grad(lambda m: m.objective(policy, logits[0]), allow_int=True)(mdps[0])
@@ -296,24 +317,35 @@ def _arrays(**changes):
     return {**dict(transition=GOOD.transition, reward=GOOD.reward, initial=GOOD.initial), **changes}
 
 
-@pytest.mark.parametrize("arrays, error, message", [
-    (_arrays(transition=GOOD.transition * 0.9), ValueError, r"transition must sum to 1 .* row \(0, 0\) sums to 0.9"),
-    (_arrays(transition=GOOD.transition - 2 * np.eye(3)[:, None] * [0.5, 0, 0]), ValueError, "transition must hold prob"),
-    (_arrays(transition=GOOD.transition[0]), ValueError, r"transition must have shape \[S, A, S\]"),
-    (_arrays(transition=GOOD.transition[None]), ValueError, "jax.vmap"),
-    (_arrays(reward=np.zeros((3, 3))), ValueError, "reward must have shape"),
-    (_arrays(reward=GOOD.reward * np.nan), ValueError, "reward must hold finite"),
-    (_arrays(reward="none"), TypeError, "reward must be an array of numbers"),
-    (_arrays(initial=np.ones(3)), ValueError, "initial must sum to 1 .* it sums to 3"),
-    (_arrays(initial=np.ones(2) / 2), ValueError, "initial must have shape"),
-    (_arrays(terminal=np.array([True, False, False])), ValueError, "no probability on a terminal state.* state 0"),
-    (_arrays(terminal=np.zeros(3)), TypeError, "terminal must be an array of booleans"),
-    (_arrays(terminal=np.zeros(2, bool)), ValueError, "terminal must have shape"),
-    (_arrays(discount=1.2), ValueError, "discount"),
-    (_arrays(discount=1.0), ValueError, "discount must be below 1"),
-    (_arrays(horizon=0), ValueError, "horizon"),
-    (_arrays(horizon=2.5), TypeError, "horizon"),
-])
+@pytest.mark.parametrize(
+    "arrays, error, message",
+    [
+        (
+            _arrays(transition=GOOD.transition * 0.9),
+            ValueError,
+            r"transition must sum to 1 .* row \(0, 0\) sums to 0.9",
+        ),
+        (
+            _arrays(transition=GOOD.transition - 2 * np.eye(3)[:, None] * [0.5, 0, 0]),
+            ValueError,
+            "transition must hold prob",
+        ),
+        (_arrays(transition=GOOD.transition[0]), ValueError, r"transition must have shape \[S, A, S\]"),
+        (_arrays(transition=GOOD.transition[None]), ValueError, "jax.vmap"),
+        (_arrays(reward=np.zeros((3, 3))), ValueError, "reward must have shape"),
+        (_arrays(reward=GOOD.reward * np.nan), ValueError, "reward must hold finite"),
+        (_arrays(reward="none"), TypeError, "reward must be an array of numbers"),
+        (_arrays(initial=np.ones(3)), ValueError, "initial must sum to 1 .* it sums to 3"),
+        (_arrays(initial=np.ones(2) / 2), ValueError, "initial must have shape"),
+        (_arrays(terminal=np.array([True, False, False])), ValueError, "no probability on a terminal state.* state 0"),
+        (_arrays(terminal=np.zeros(3)), TypeError, "terminal must be an array of booleans"),
+        (_arrays(terminal=np.zeros(2, bool)), ValueError, "terminal must have shape"),
+        (_arrays(discount=1.2), ValueError, "discount"),
+        (_arrays(discount=1.0), ValueError, "discount must be below 1"),
+        (_arrays(horizon=0), ValueError, "horizon"),
+        (_arrays(horizon=2.5), TypeError, "horizon"),
+    ],
+)
 def test_errors_name_the_argument(arrays, error, message):
     with pytest.raises(error, match=message):
         jaxpg.exact.FiniteMDP(**arrays)

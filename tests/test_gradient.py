@@ -37,8 +37,9 @@ def close(a, b, rtol):
         np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * float(np.abs(y).max()) + 1e-12)
 
 
-def by_definition(trajectory, policy, params, weight, baseline, num_episodes, discount):
-    """Σ_i Σ_t … in plain Python from the collected steps; for `total_return` and `reward_to_go`."""
+def by_definition(trajectory, scores, weight, baseline, num_episodes, discount):
+    """Σ_i Σ_t … in plain Python from the collected steps and their flat scores; for `total_return`, `reward_to_go`."""
+    reward, observation = np.asarray(trajectory.reward, np.float64), np.asarray(trajectory.observation, np.float64)
     steps = {}
     for row, lane in np.argwhere(np.asarray(trajectory.valid)):
         steps.setdefault(int(trajectory.episode[row, lane]), {})[int(trajectory.time[row, lane])] = (row, lane)
@@ -46,13 +47,12 @@ def by_definition(trajectory, policy, params, weight, baseline, num_episodes, di
     for i, episode in steps.items():
         running = 0.0
         for t in sorted(episode, reverse=True):
-            running = float(trajectory.reward[episode[t]]) + discount * running
+            running = reward[episode[t]] + discount * running
             to_go[i, t] = running
-    total = None
+    total = 0.0
     for i, episode in steps.items():
         group = range(i // 10 * 10, min(i // 10 * 10 + 10, num_episodes))
         for t, place in episode.items():
-            observation = trajectory.observation[place]
             others = [j for j in group if j != i]
             if weight == "total_return":
                 psi, factor = to_go[i, 0], 1.0
@@ -65,27 +65,35 @@ def by_definition(trajectory, policy, params, weight, baseline, num_episodes, di
             b = {
                 "none": 0.0,
                 "constant": 3.0,
-                "value": float(jnp.sum(jnp.cos(observation))),
+                "value": np.cos(observation[place]).sum(),
                 "leave_one_out": np.mean(peers) if peers else 0.0,
                 "time": np.mean(peers) if peers else 0.0,
             }[baseline]
-            score = jax.grad(lambda p, o=observation, a=trajectory.action[place]: policy.apply(p, o).log_prob(a))(params)
-            term = jax.tree.map(lambda s, c=factor * (psi - b): c * s, score)
-            total = term if total is None else jax.tree.map(jnp.add, total, term)
-    return jax.tree.map(lambda x: x / num_episodes, total)
+            total = total + factor * (psi - b) * scores[place]
+    return total / num_episodes
+
+
+@pytest.fixture(scope="module")
+def collected():
+    env, policy, params = cartpole(12)
+    trajectory, statistics = rollout.collect(env, policy, params, jax.random.key(0), num_episodes=20)
+    score = jax.grad(lambda p, o, a: policy.apply(p, o).log_prob(a))
+    flat = lambda o, a: jnp.concatenate([x.ravel() for x in jax.tree.leaves(score(params, o, a))])  # noqa: E731
+    scores = jax.jit(jax.vmap(jax.vmap(flat)))(trajectory.observation, trajectory.action)
+    return trajectory, statistics, np.asarray(scores, np.float64)
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize("weight", ["total_return", "reward_to_go"])
-def test_estimate_is_its_definition(weight, baseline, key):
+def test_estimate_is_its_definition(weight, baseline, collected, key):
     env, policy, params = cartpole(12)
+    trajectory, statistics, scores = collected
     gradient = jaxpg.policy_gradient(
         env, policy, num_episodes=20, weight=WEIGHTS[weight](), baseline=BASELINES[baseline](), num_lanes=3
     )
     estimate = gradient(key, params)
-    trajectory, statistics = rollout.collect(env, policy, params, key, num_episodes=20)
-    want = by_definition(trajectory, policy, params, weight, baseline, 20, 0.95)
-    close(estimate.gradient, want, 1e-4)
+    found = np.concatenate([np.ravel(x) for x in jax.tree.leaves(estimate.gradient)])
+    close(found, by_definition(trajectory, scores, weight, baseline, 20, 0.95), 1e-4)
     returns = np.asarray(statistics.returns)
     np.testing.assert_allclose(estimate.episode_return, returns.mean(), rtol=1e-5)
     assert int(estimate.num_steps) == int(np.asarray(statistics.length).sum())
@@ -118,11 +126,10 @@ def test_lanes_chunks_blocks_and_buffers_change_rounding_only(weight, baseline, 
         np.testing.assert_allclose(estimate.objective_error, reference.objective_error, rtol=1e-4)
 
 
-@pytest.mark.parametrize("chunks", [1, 7, 100])
-@pytest.mark.parametrize("num_lanes", [1, 64, 700])
+@pytest.mark.parametrize(("chunks", "num_lanes"), [(1, 1), (7, 64), (100, 700)])
 def test_chunks_and_lanes_in_double_precision(x64, chunks, num_lanes, key):
     env, policy, params = cartpole()
-    assert params["params"]["hidden_0"]["kernel"].dtype == jnp.float64
+    assert params["hidden_0"]["kernel"].dtype == jnp.float64
     options = {"num_episodes": 700, "weight": weights.reward_to_go(0.99)}
     reference = jaxpg.policy_gradient(env, policy, **options)(key, params)
     estimate = jaxpg.policy_gradient(env, policy, chunk_size=700 // chunks, num_lanes=num_lanes, **options)(key, params)
@@ -132,7 +139,7 @@ def test_chunks_and_lanes_in_double_precision(x64, chunks, num_lanes, key):
 
 def test_a_remainder_of_one_joins_the_group_before(key):
     env, policy, params = cartpole()
-    for num_episodes in (20, 21, 22):
+    for num_episodes in (21, 22):
         options = {"num_episodes": num_episodes, "weight": weights.total_return(0.9),
                    "baseline": baselines.leave_one_out(group_size=10)}
         whole = jaxpg.policy_gradient(env, policy, **options)(key, params)
@@ -156,17 +163,16 @@ def test_gradient_points_uphill(key):
 # --- Errors of the estimate -------------------------------------------------------------------------------------------
 
 
-def test_statistics_against_every_episodes_own_gradient(key):
-    env, policy, params = cartpole(15)
-    n = 24
-    options = {"num_episodes": n, "weight": weights.reward_to_go(0.95)}
-    trajectory, statistics = rollout.collect(env, policy, params, key, num_episodes=n, discount=0.95)
-    each = []
-    for i in range(n):
-        one = trajectory._replace(valid=trajectory.valid & (trajectory.episode == i), episode=trajectory.episode * 0)
-        g = jaxpg.gradient_from(one, policy, params, options["weight"], num_episodes=1).gradient
-        each.append(np.concatenate([x.ravel() for x in jax.tree.leaves(g)]))
-    each = np.array(each, np.float64)
+def test_statistics_against_every_episodes_own_gradient(collected, key):
+    env, policy, params = cartpole(12)
+    n, discount = 20, 0.95
+    options = {"num_episodes": n, "weight": weights.reward_to_go(discount)}
+    trajectory, statistics, scores = collected
+    each = np.stack([
+        n * by_definition(trajectory._replace(valid=trajectory.valid & (trajectory.episode == i)), scores, "reward_to_go",
+                          "none", n, discount)
+        for i in range(n)
+    ])  # fmt: skip
     estimate = jaxpg.policy_gradient(env, policy, num_groups=n, **options)(key, params)
     flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
     mean, variance = each.mean(0), each.var(0, ddof=1) / n
@@ -180,13 +186,14 @@ def test_statistics_against_every_episodes_own_gradient(key):
     signal = max(norm**2 - variance.sum(), 0.0)
     np.testing.assert_allclose(estimate.snr, np.sqrt(signal / variance.sum()), rtol=1e-2)
     np.testing.assert_allclose(estimate.noise_scale, n * variance.sum() / signal, rtol=1e-2)
-    returns = np.asarray(statistics.discounted_returns, np.float64)
+    factors = discount ** np.arange(12)
+    returns = np.array([factors[:length].sum() for length in np.asarray(statistics.length)])  # Every reward is 1.
     np.testing.assert_allclose(estimate.objective, returns.mean(), rtol=1e-5)
     np.testing.assert_allclose(estimate.objective_error, returns.std(ddof=1) / np.sqrt(n), rtol=1e-4)
     # Groups of four: sums of groups in place of episodes.
-    grouped = jaxpg.policy_gradient(env, policy, num_groups=6, **options)(key, params)
-    sums = each.reshape(6, 4, -1).mean(1)
-    np.testing.assert_allclose(flat(grouped.variance), sums.var(0, ddof=1) / 6, rtol=1e-3, atol=1e-6)
+    grouped = jaxpg.policy_gradient(env, policy, num_groups=5, **options)(key, params)
+    sums = each.reshape(5, 4, -1).mean(1)
+    np.testing.assert_allclose(flat(grouped.variance), sums.var(0, ddof=1) / 5, rtol=1e-3, atol=1e-6)
 
 
 def test_one_episode_has_no_variance(key):
@@ -318,9 +325,8 @@ env = jaxpg.make("CartPole-v1", max_steps=40)
 policy = jaxpg.policies.mlp(env, (16,))
 params = policy.init(jax.random.key(1))
 devices = jax.devices()
-meshes = [None] + [jax.make_mesh((n,), ("episodes",), devices=devices[:n]) for n in (2, 8)]
-meshes.append(jax.make_mesh((4, 2), ("a", "b"), devices=devices))
-for baseline in (baselines.none(), baselines.leave_one_out(group_size=10), baselines.leave_one_out(group_size=7)):
+meshes = [None, jax.make_mesh((2,), ("episodes",), devices=devices[:2]), jax.make_mesh((4, 2), ("a", "b"))]
+for baseline in (baselines.none(), baselines.leave_one_out(group_size=10)):  # 211 leaves a remainder of one.
     estimates = [jaxpg.policy_gradient(env, policy, num_episodes=211, baseline=baseline, mesh=mesh)(
         jax.random.key(3), params) for mesh in meshes]
     for other in estimates[1:]:

@@ -64,13 +64,14 @@ def test_the_critic_learns_the_returns(key):
     def observe(state):
         return jax.nn.one_hot(state, 5)
 
+    def reset(key):
+        state = jax.random.randint(key, (), 0, 4)
+        return state, observe(state)
+
     env = Environment(
-        reset=lambda key: (jax.random.randint(key, (), 0, 4), None), max_steps=10, observation_space=Box(0, 1, (5,)),
+        reset=reset, max_steps=10, observation_space=Box(0, 1, (5,)), action_space=Discrete(2),
         step=lambda key, s, a: (s + 1, Timestep(observe(s + 1), 1.0, s + 1 >= 4, jnp.zeros((), bool))),
-        action_space=Discrete(2),
-    )
-    env = jaxpg.Environment(reset=lambda key: (lambda s: (s, observe(s)))(env.reset(key)[0]), step=env.step,
-                            observation_space=env.observation_space, action_space=env.action_space, max_steps=10)
+    )  # fmt: skip
     policy = jaxpg.policies.mlp(env, (4,))
     trajectory, _ = rollout.collect(env, policy, policy.init(key), key, num_episodes=50, num_lanes=7)
     targets = weights.trajectory_weights(trajectory, weights.reward_to_go(0.5))

@@ -2,12 +2,14 @@
 
 A gymnax state may leave reset with a Python zero and step with an array: weakly typed first, strongly after, which
 would compile a jitted step twice and fail in `lax.scan`. And under x64 some environments cannot be traced, since
-`lax.select` wants equal dtypes (Freeway, MetaMaze, GaussianBandit, DiscountingChain), or write 64-bit numbers into 32-bit
-arrays, which JAX will refuse (Seaquest, UmbrellaChain): those are played in 32 bits there.
+`lax.select` wants equal dtypes (Freeway, MetaMaze, GaussianBandit, DiscountingChain), or write 64-bit numbers into
+32-bit arrays, which JAX will refuse (Seaquest, UmbrellaChain): those are played in 32 bits there. Old versions of jax
+(0.7) cannot mix the two, and the first four are refused.
 """
 
 import contextlib
 import copy
+import functools
 import importlib
 import math
 import warnings
@@ -34,12 +36,14 @@ def typed_functions(name: str, gymnax_env: Any, params: Any, action_space: Space
       reset: key -> (state, observation), step: (key, state, action) -> (state, observation, reward, terminated,
       truncated), where the state has the same strong dtypes from both and the rest is as gymnax gives it.
     """
+    x64 = jnp.result_type(float) == jnp.float64
+    can_narrow = x64 and x64_may_be_off_in_a_part()
     failure: Exception | None = None
-    for narrow in (False, True) if jnp.result_type(float) == jnp.float64 else (False,):
+    for narrow in (False, True) if can_narrow else (False,):
         reset, step = _functions(name, gymnax_env, params, action_space, narrow)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", FutureWarning)  # Of a scatter into a narrower dtype.
+            with warnings.catch_warnings():  # Of numbers that are cut to fit into a narrower array.
+                warnings.simplefilter("error" if can_narrow else "ignore", FutureWarning)
                 dtypes = _fixed_dtypes(name, reset, step, action_space)
         except _StateError:
             raise
@@ -47,7 +51,26 @@ def typed_functions(name: str, gymnax_env: Any, params: Any, action_space: Space
             failure = failure or error
             continue
         return _with_state_dtypes(reset, step, dtypes)
-    raise TypeError(f"{name} cannot be traced; its reset_env or step_env failed with: {failure}") from failure
+    hint = f" (under x64; jax {jax.__version__} cannot play it in 32 bits there)" if x64 and not can_narrow else ""
+    raise TypeError(f"{name} cannot be traced{hint}; its reset_env or step_env failed with: {failure}") from failure
+
+
+@functools.cache
+def x64_may_be_off_in_a_part() -> bool:
+    """Whether jax compiles, under x64, a function that was traced with x64 off.
+
+    jax 0.7 cannot: a Python number in it grows to 64 bits when the function is mapped.
+    """
+
+    def select(x: jax.Array) -> jax.Array:
+        with _x64_off(True):
+            return jax.lax.select(x > 0, 3, x)
+
+    try:
+        jax.jit(jax.vmap(jax.jit(select))).lower(jax.ShapeDtypeStruct((2,), jnp.int32))
+    except ValueError:
+        return False
+    return True
 
 
 def _functions(name: str, gymnax_env: Any, params: Any, action_space: Space,

@@ -1,6 +1,7 @@
 """`make`: an environment by its name, with its parameters by keyword."""
 
 import dataclasses
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -79,7 +80,7 @@ def make(name: str, *, max_steps: int | None = None, **parameters: Any) -> Envir
 
 def _make_gymnax(name: str, max_steps: int | None, parameters: dict[str, Any]) -> Environment:
     _check_gymnax_name(name)
-    prototype, defaults = _gymnax_environment(name, {})
+    prototype, defaults = _prototype(name, jnp.result_type(float))
     fields = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
     arguments = [p.name for p in inspect.signature(type(prototype)).parameters.values()
                  if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -93,7 +94,7 @@ def _make_gymnax(name: str, max_steps: int | None, parameters: dict[str, Any]) -
     if key in _environments:
         return _environments[key]
 
-    environment, defaults = _gymnax_environment(name, built_with)
+    environment, defaults = _built(name, built_with) if built_with else (prototype, defaults)
     given |= _derived(name, given, fields)
     with jax.ensure_compile_time_eval():
         values = {field: jnp.asarray(value) if isinstance(value, np.ndarray) else value
@@ -141,8 +142,15 @@ def _import_gymnax() -> Any:
     return gymnax
 
 
-def _gymnax_environment(name: str, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
-    """gymnax's environment, as gymnasium defines it, and its default parameters."""
+@functools.cache
+def _prototype(name: str, float_dtype: Any) -> tuple[Any, Any]:
+    """The environment with the constructor's defaults; one for each float dtype, since its arrays follow x64."""
+    del float_dtype
+    return _built(name, {})
+
+
+def _built(name: str, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+    """gymnax's environment, with gymnasium's rules, and its default parameters."""
     gymnax = _import_gymnax()
     with jax.ensure_compile_time_eval():
         try:

@@ -20,8 +20,9 @@ class Closure:
     def __init__(self, mdp: Any, lags: int | None = None) -> None:
         self.horizon, self.lags, self.alive = mdp.horizon, lags, mdp.alive
 
-    def __call__(self, constant: jax.Array, kernel: jax.Array, following: jax.Array, lag_axes: int = 0,
-                 boundary: float = 0.0) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, constant: jax.Array, kernel: jax.Array, following: jax.Array, lag_axes: int = 0, boundary: float = 0.0
+    ) -> tuple[jax.Array, jax.Array]:
         """(m, m' as it enters), [S, …] both, with m = `boundary` at terminal states.
 
         The last `lag_axes` axes of the moment run over lags.
@@ -63,4 +64,3 @@ def _apply(kernel: jax.Array, moment: jax.Array) -> jax.Array:
 
 def _column(array: jax.Array, like: jax.Array) -> jax.Array:
     return array.reshape(array.shape + (1,) * (like.ndim - 1))
-

@@ -23,8 +23,15 @@ from jaxpg.weights import StepValues, Weight, reward_to_go
 __all__ = ["baseline_table", "estimate_moments", "recursion"]
 
 
-def estimate_moments(mdp: Any, policy: Any, params: Any, weight: Weight | Recursion | None, baseline: Baseline | None,
-                     num_episodes: int, behavior: tuple[Any, Any] | None) -> tuple[jax.Array, jax.Array]:
+def estimate_moments(
+    mdp: Any,
+    policy: Any,
+    params: Any,
+    weight: Weight | Recursion | None,
+    baseline: Baseline | None,
+    num_episodes: int,
+    behavior: tuple[Any, Any] | None,
+) -> tuple[jax.Array, jax.Array]:
     """Mean [P] and covariance [P, P] of the average over `num_episodes` episodes; see `FiniteMDP.covariance`."""
     num_episodes = _check.count("num_episodes", num_episodes)
     baseline = _check_baseline(baseline)
@@ -34,8 +41,9 @@ def estimate_moments(mdp: Any, policy: Any, params: Any, weight: Weight | Recurs
     else:
         estimator = recursion(mdp, policy, params, weight, baseline, behavior)
     if mdp.horizon is None and estimator.whole_episode and mdp.terminal is None:
-        raise ValueError("total_return needs episodes that end: give the MDP a horizon or terminal states, or use "
-                         "reward_to_go")
+        raise ValueError(
+            "total_return needs episodes that end: give the MDP a horizon or terminal states, or use reward_to_go"
+        )
     check_converges(mdp, estimator)
     if baseline.peers is not None:
         return _grouped_moments(mdp, estimator, psi, baseline, num_episodes)
@@ -43,8 +51,14 @@ def estimate_moments(mdp: Any, policy: Any, params: Any, weight: Weight | Recurs
     return mean, (squared - jnp.outer(mean, mean)) / num_episodes
 
 
-def recursion(mdp: Any, policy: Any, params: Any, weight: Weight | None, baseline: Baseline | None = None,
-              behavior: tuple[Any, Any] | None = None) -> Recursion:
+def recursion(
+    mdp: Any,
+    policy: Any,
+    params: Any,
+    weight: Weight | None,
+    baseline: Baseline | None = None,
+    behavior: tuple[Any, Any] | None = None,
+) -> Recursion:
     """A weight and a baseline (a function, or none) as a `Recursion` on the MDP.
 
     With a `behavior` policy that acts in the policy's place, every step is corrected by its ratio ρ = π/μ, so that the
@@ -53,8 +67,10 @@ def recursion(mdp: Any, policy: Any, params: Any, weight: Weight | None, baselin
     """
     weight = reward_to_go(discount=mdp.discount) if weight is None else weight
     if not isinstance(weight, Weight):
-        raise TypeError(f"weight must come from jaxpg.weights, or be a jaxpg.exact.Recursion; got "
-                        f"{type(weight).__name__} ({weight!r})")
+        raise TypeError(
+            f"weight must come from jaxpg.weights, or be a jaxpg.exact.Recursion; got "
+            f"{type(weight).__name__} ({weight!r})"
+        )
     if weight.whole_episode and weight.lookahead is not None:
         raise ValueError("weight has both whole_episode and lookahead; its exact moments are not available")
     pi = evaluation.probabilities(mdp, policy, params)
@@ -64,9 +80,14 @@ def recursion(mdp: Any, policy: Any, params: Any, weight: Weight | None, baselin
         ratio = _ratio(pi, acting)
     table = baseline_table(mdp, None if baseline is None else baseline.function)
     corrected = None if ratio is None or weight.whole_episode else ratio
-    return Recursion(coefficients=_coefficients(mdp, weight, corrected), baseline=table, acting=acting,
-                     lags=weight.lookahead, whole_episode=weight.whole_episode,
-                     episode_ratio=ratio if weight.whole_episode else None)
+    return Recursion(
+        coefficients=_coefficients(mdp, weight, corrected),
+        baseline=table,
+        acting=acting,
+        lags=weight.lookahead,
+        whole_episode=weight.whole_episode,
+        episode_ratio=ratio if weight.whole_episode else None,
+    )
 
 
 def baseline_table(mdp: Any, function: Callable[[Any, jax.Array], jax.Array] | None) -> jax.Array:
@@ -117,8 +138,10 @@ def _ratio(pi: jax.Array, acting: jax.Array) -> jax.Array:
         missing = np.argwhere((np.asarray(acting) <= 0) & (np.asarray(pi) > 0))
         if missing.size:
             state, action = (int(i) for i in missing[0])
-            raise ValueError(f"behavior must give a positive probability to every action that the policy takes; in state "
-                             f"{state} it never takes action {action}")
+            raise ValueError(
+                f"behavior must give a positive probability to every action that the policy takes; in state "
+                f"{state} it never takes action {action}"
+            )
     return jnp.where(acting > 0, pi / jnp.where(acting > 0, acting, 1.0), 0.0)
 
 
@@ -130,13 +153,14 @@ def _check_baseline(baseline: Any) -> Baseline:
     return baseline
 
 
-def _grouped_moments(mdp: Any, estimator: Recursion, psi: jax.Array, baseline: Baseline,
-                     num_episodes: int) -> tuple[jax.Array, jax.Array]:
+def _grouped_moments(
+    mdp: Any, estimator: Recursion, psi: jax.Array, baseline: Baseline, num_episodes: int
+) -> tuple[jax.Array, jax.Array]:
     """Moments with a baseline made of a group's other episodes: groups are independent, and count by their size."""
     ends_vary = mdp.terminal is not None and not estimator.whole_episode
     groups = group_coefficients(baseline, num_episodes, ends_vary=ends_vary)
     estimator = _with_numbers(mdp, estimator)
-    mean, covariance = 0.0, 0.0
+    mean, covariance = jnp.zeros(psi.shape[-1:], psi.dtype), jnp.zeros(psi.shape[-1:] * 2, psi.dtype)
     for size, share, repeats, others, own in groups:
         group_mean, group_covariance = leave_one_out.group_moments(mdp, estimator, psi, size, others, own)
         mean += repeats * share * group_mean
@@ -151,12 +175,16 @@ def _with_numbers(mdp: Any, estimator: Recursion) -> Recursion:
     known = [np.asarray(array) for array in varying if _check.is_concrete(array)]
     same = all((array == array[:, :1, :1, :1]).all() for array in known)
     if estimator.episode_ratio is not None or not same:
-        raise ValueError("a baseline made of other episodes is available on-policy, and where the weight's decay is a "
-                         "number; here there is a behavior policy, or the decay varies with state and action")
+        raise ValueError(
+            "a baseline made of other episodes is available on-policy, and where the weight's decay is a "
+            "number; here there is a behavior policy, or the decay varies with state and action"
+        )
     if estimator.whole_episode:
         return estimator
     if mdp.horizon is None:
-        raise ValueError("a baseline made of other episodes' weights at the same time step needs a finite horizon; this "
-                         "MDP's horizon is None. With total_return it does not")
+        raise ValueError(
+            "a baseline made of other episodes' weights at the same time step needs a finite horizon; this "
+            "MDP's horizon is None. With total_return it does not"
+        )
     numbers = {name: getattr(coefficients, name)[:, :1, :1, :1] for name in ("decay", "carry", "score_discount")}
     return dataclasses.replace(estimator, coefficients=coefficients._replace(**numbers))

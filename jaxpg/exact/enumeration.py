@@ -71,8 +71,10 @@ def _paths(mdp: Any, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     paths = np.flatnonzero(start)[:, None]  # [N, 1 + 2t]: s_0, a_0, s_1, a_1, …, s_t
     for _ in range(mdp.horizon):
         if (total := int(num_moves[paths[:, -1]].sum())) > limit:
-            raise ValueError(f"enumeration needs more than limit={limit} trajectories for horizon {mdp.horizon} with "
-                             f"{shape[0]} states and {shape[1]} actions ({total} already): use a smaller MDP or horizon")
+            raise ValueError(
+                f"enumeration needs more than limit={limit} trajectories for horizon {mdp.horizon} with "
+                f"{shape[0]} states and {shape[1]} actions ({total} already): use a smaller MDP or horizon"
+            )
         parents = np.repeat(np.arange(len(paths)), num_moves[paths[:, -1]])
         paths = np.concatenate([paths[parents], np.concatenate([moves[state] for state in paths[:, -1]])], 1)
     states, actions = paths[:, :-1:2].T, paths[:, 1::2].T
@@ -88,7 +90,9 @@ def log_probability(paths: Trajectories, log_pi: jax.Array) -> jax.Array:
 def policy_gradient(mdp: Any, pi: jax.Array, psi: jax.Array) -> jax.Array:
     """E[R G] = Σ_τ P(τ) (Σ_t γ^t r_t) (Σ_t ψ_t), [P]."""
     paths = trajectories(mdp)
-    probability = paths.environment_probability * jnp.prod(jnp.where(paths.valid, pi[paths.state, paths.action], 1.0), 0)
+    probability = paths.environment_probability * jnp.prod(
+        jnp.where(paths.valid, pi[paths.state, paths.action], 1.0), 0
+    )
     discounts = mdp.discount ** jnp.arange(mdp.horizon)
     returns = discounts @ paths.reward
     # Σ_τ weight(τ) Σ_t ψ(s_t, a_t) = Σ_{s, a} ψ(s, a) Σ_{τ, t: (s_t, a_t) = (s, a)} weight(τ): no [H, N, P] array.

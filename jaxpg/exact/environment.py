@@ -23,8 +23,9 @@ def make(mdp: Any, *, max_steps: int | None, geometric_stopping: bool) -> Enviro
     """`mdp` as an environment; see `FiniteMDP.environment`."""
     max_steps = _check.optional(_check.count, "max_steps", max_steps)
     if max_steps is None and mdp.horizon is None:
-        raise ValueError("max_steps is required where the MDP's horizon is None: give the length at which episodes are "
-                         "truncated")
+        raise ValueError(
+            "max_steps is required where the MDP's horizon is None: give the length at which episodes are truncated"
+        )
     limit = min(bound for bound in (max_steps, mdp.horizon) if bound is not None)
     initial_cumulative = jnp.cumsum(mdp.initial)
     cumulative = jnp.cumsum(mdp.transition, axis=-1)
@@ -34,7 +35,9 @@ def make(mdp: Any, *, max_steps: int | None, geometric_stopping: bool) -> Enviro
         return FiniteState(index, jnp.zeros((), jnp.int32)), index
 
     def step(key: jax.Array, state: FiniteState, action: jax.Array) -> tuple[FiniteState, Timestep]:
-        transition_key, stopping_key = jax.random.split(key) if geometric_stopping else (key, None)
+        transition_key = stopping_key = key
+        if geometric_stopping:
+            transition_key, stopping_key = jax.random.split(key)
         index = _categorical(transition_key, cumulative[state.index, action])
         reward = mdp.reward[state.index, action]
         time = state.time + 1
@@ -44,11 +47,18 @@ def make(mdp: Any, *, max_steps: int | None, geometric_stopping: bool) -> Enviro
         if geometric_stopping:
             terminated |= jax.random.uniform(stopping_key, dtype=mdp.discount.dtype) >= mdp.discount
         truncated = (time >= limit) & ~terminated
-        return FiniteState(index, time), Timestep(index, reward[index] if reward.ndim else reward, terminated, truncated)
+        return FiniteState(index, time), Timestep(
+            index, reward[index] if reward.ndim else reward, terminated, truncated
+        )
 
-    return Environment(reset=reset, step=step, observation_space=Discrete(mdp.num_states),
-                       action_space=Discrete(mdp.num_actions), max_steps=limit,
-                       name=f"FiniteMDP({mdp.num_states} states, {mdp.num_actions} actions)")
+    return Environment(
+        reset=reset,
+        step=step,
+        observation_space=Discrete(mdp.num_states),
+        action_space=Discrete(mdp.num_actions),
+        max_steps=limit,
+        name=f"FiniteMDP({mdp.num_states} states, {mdp.num_actions} actions)",
+    )
 
 
 def _categorical(key: jax.Array, cumulative: jax.Array) -> jax.Array:

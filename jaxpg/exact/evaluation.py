@@ -13,15 +13,26 @@ from jax.flatten_util import ravel_pytree
 
 from jaxpg import _check
 
-__all__ = ["action_values", "expected_reward", "kernel", "objective", "probabilities", "scores", "state_distribution",
-           "survival", "values"]
+__all__ = [
+    "action_values",
+    "expected_reward",
+    "kernel",
+    "objective",
+    "probabilities",
+    "scores",
+    "state_distribution",
+    "survival",
+    "values",
+]
 
 
 def log_probabilities(mdp: Any, policy: Any, params: Any) -> jax.Array:
     """log π(a | s), [S, A]."""
     if getattr(policy, "initial_carry", None) is not None:
-        raise ValueError("policy must act on the observation alone; this one has a memory (initial_carry is not None), "
-                         "so its states are not the MDP's")
+        raise ValueError(
+            "policy must act on the observation alone; this one has a memory (initial_carry is not None), "
+            "so its states are not the MDP's"
+        )
     states, actions = jnp.arange(mdp.num_states), jnp.arange(mdp.num_actions)
 
     def one(state: jax.Array, action: jax.Array) -> jax.Array:
@@ -40,8 +51,10 @@ def probabilities(mdp: Any, policy: Any, params: Any) -> jax.Array:
         error = np.abs(np.asarray(pi, np.float64).sum(-1) - 1.0)
         if not error.max() < 1e-3:
             state = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
-            raise ValueError(f"policy must give each of the {mdp.num_actions} actions a probability, summing to 1 in every "
-                             f"state; in state {state} they sum to {np.asarray(pi)[state].sum():g}")
+            raise ValueError(
+                f"policy must give each of the {mdp.num_actions} actions a probability, summing to 1 in every "
+                f"state; in state {state} they sum to {np.asarray(pi)[state].sum():g}"
+            )
     return pi
 
 

@@ -135,7 +135,7 @@ class FiniteMDP:
 
         Scores of different steps are uncorrelated, so this is Σ_t E[ψ_t ψ_tᵀ]. `discounted` gives Σ_t γ^t E[ψ_t ψ_tᵀ],
         which is E[G Gᵀ] of an episode that continues with probability γ after each step, and the metric of the
-        discounted state distribution (Kakade 2001; Bagnell & Schneider 2003). Without a horizon it is the discounted one.
+        discounted state distribution (Kakade 2001; Bagnell & Schneider 2003). Without a horizon it is always that one.
         """
         return gradients.fisher(self, policy, params, discounted)
 
@@ -148,22 +148,46 @@ class FiniteMDP:
         return gradients.natural_gradient(self, policy, params, damping, discounted)
 
     @precise
-    def mean(self, policy: Any, params: Any, *, weight: Any = None, baseline: Any = None, num_episodes: int = 1,
-             behavior: tuple[Any, Any] | None = None) -> Any:
+    def mean(
+        self,
+        policy: Any,
+        params: Any,
+        *,
+        weight: Any = None,
+        baseline: Any = None,
+        num_episodes: int = 1,
+        behavior: tuple[Any, Any] | None = None,
+    ) -> Any:
         """E[ĝ] of an estimate, a pytree like `params`; arguments as in `covariance`."""
         mean, _ = covariance.estimate_moments(self, policy, params, weight, baseline, num_episodes, behavior)
         return ravel_pytree(params)[1](mean)
 
     @precise
-    def bias(self, policy: Any, params: Any, *, weight: Any = None, baseline: Any = None, num_episodes: int = 1,
-             behavior: tuple[Any, Any] | None = None) -> Any:
+    def bias(
+        self,
+        policy: Any,
+        params: Any,
+        *,
+        weight: Any = None,
+        baseline: Any = None,
+        num_episodes: int = 1,
+        behavior: tuple[Any, Any] | None = None,
+    ) -> Any:
         """E[ĝ] − ∇J of an estimate, a pytree like `params`; arguments as in `covariance`."""
         mean = self.mean(policy, params, weight=weight, baseline=baseline, num_episodes=num_episodes, behavior=behavior)
         return jax.tree.map(jnp.subtract, mean, self.policy_gradient(policy, params))
 
     @precise
-    def covariance(self, policy: Any, params: Any, *, weight: Any = None, baseline: Any = None, num_episodes: int = 1,
-                   behavior: tuple[Any, Any] | None = None) -> jax.Array:
+    def covariance(
+        self,
+        policy: Any,
+        params: Any,
+        *,
+        weight: Any = None,
+        baseline: Any = None,
+        num_episodes: int = 1,
+        behavior: tuple[Any, Any] | None = None,
+    ) -> jax.Array:
         """Cov(ĝ) of the estimate ĝ, the average of Σ_t w^t ψ_t (Ψ_t − b_t) over `num_episodes` episodes: [P, P].
 
         Exact, by a recursion for the moments over states (no sampling, no enumeration), in O(H (S² A P + S A P²)).
@@ -189,19 +213,21 @@ class FiniteMDP:
 
     @precise
     def optimal_policy(self) -> jax.Array:
-        """Actions of an optimal deterministic policy: integers [H, S], or [S] without a horizon. Ties go to the first."""
+        """An optimal deterministic policy's actions, [H, S]; [S] without a horizon. Ties go to the first action."""
         return planning.optimal(self)[1]
 
     def __repr__(self) -> str:
-        return (f"FiniteMDP(num_states={self.num_states}, num_actions={self.num_actions}, discount={self.discount}, "
-                f"horizon={self.horizon}, terminal={'None' if self.terminal is None else '[S] booleans'})")
+        return (
+            f"FiniteMDP(num_states={self.num_states}, num_actions={self.num_actions}, discount={self.discount}, "
+            f"horizon={self.horizon}, terminal={'None' if self.terminal is None else '[S] booleans'})"
+        )
 
 
 def _flatten_with_keys(mdp: FiniteMDP) -> tuple[tuple[Any, ...], Any]:
     return tuple((jax.tree_util.GetAttrKey(name), getattr(mdp, name)) for name in _LEAVES), mdp.horizon
 
 
-def _unflatten(horizon: int | None, leaves: tuple[Any, ...]) -> FiniteMDP:
+def _unflatten(horizon: int | None, leaves: Any) -> FiniteMDP:
     # Without __init__: tree transformations put tracers, None and placeholders at the leaves.
     mdp = object.__new__(FiniteMDP)
     for name, leaf in zip(_LEAVES, leaves, strict=True):
@@ -234,12 +260,15 @@ def _boolean_array(name: str, value: Any) -> jax.Array:
 def _check_shapes(mdp: FiniteMDP) -> None:
     shape = mdp.transition.shape
     if len(shape) != 3 or shape[0] != shape[2] or 0 in shape:
-        raise ValueError(f"transition must have shape [S, A, S] with S, A ≥ 1; got {shape}"
-                         + (": map over several MDPs with jax.vmap" if len(shape) == 4 else ""))
+        raise ValueError(
+            f"transition must have shape [S, A, S] with S, A ≥ 1; got {shape}"
+            + (": map over several MDPs with jax.vmap" if len(shape) == 4 else "")
+        )
     states, actions, _ = shape
     if mdp.reward.shape not in ((states, actions), shape):
-        raise ValueError(f"reward must have shape [S, A] = {(states, actions)} or [S, A, S] = {shape}; "
-                         f"got {mdp.reward.shape}")
+        raise ValueError(
+            f"reward must have shape [S, A] = {(states, actions)} or [S, A, S] = {shape}; got {mdp.reward.shape}"
+        )
     if mdp.initial.shape != (states,):
         raise ValueError(f"initial must have shape [S] = {(states,)}; got {mdp.initial.shape}")
     if mdp.terminal is not None and mdp.terminal.shape != (states,):
@@ -256,10 +285,14 @@ def _check_values(mdp: FiniteMDP) -> None:
     if mdp.terminal is not None and _check.is_concrete(mdp.terminal) and _check.is_concrete(mdp.initial):
         started = np.flatnonzero(np.asarray(mdp.terminal) & (np.asarray(mdp.initial) > 0))
         if started.size:
-            raise ValueError(f"initial must put no probability on a terminal state, where an episode would have no "
-                             f"steps; state {started[0]} is terminal and has {mdp.initial[started[0]]}")
+            raise ValueError(
+                f"initial must put no probability on a terminal state, where an episode would have no "
+                f"steps; state {started[0]} is terminal and has {mdp.initial[started[0]]}"
+            )
     if mdp.horizon is None and mdp.terminal is None and _check.is_concrete(mdp.discount) and float(mdp.discount) == 1.0:
-        raise ValueError("discount must be below 1 where horizon is None and no state is terminal: the return is infinite")
+        raise ValueError(
+            "discount must be below 1 where horizon is None and no state is terminal: the return is infinite"
+        )
 
 
 def _check_distributions(name: str, value: jax.Array) -> None:
@@ -272,5 +305,8 @@ def _check_distributions(name: str, value: jax.Array) -> None:
     error = np.abs(rows.sum(-1) - 1.0)
     if error.max() > 1e-5:
         where = tuple(int(i) for i in np.argwhere(error > 1e-5)[0])
-        raise ValueError(f"{name} must sum to 1 over its last axis; " + (f"row {where}" if where else "it")
-                         + f" sums to {rows[where].sum():g}")
+        raise ValueError(
+            f"{name} must sum to 1 over its last axis; "
+            + (f"row {where}" if where else "it")
+            + f" sums to {rows[where].sum():g}"
+        )

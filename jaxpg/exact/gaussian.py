@@ -39,10 +39,17 @@ def moments(forms: Forms) -> tuple[jax.Array, jax.Array]:
     product = jnp.einsum("tpij,tjk->pik", a, y)  # Σ_t A_t Y_t
     constant = jnp.einsum("tpij,t->pij", a, beta)
     third = 8.0 * jnp.einsum("pij,qij->pq", product, constant)  # Σ_ts β_s κ(ψ_t, y_t, ψ_s)
-    fourth = 16.0 * (jnp.einsum("pij,qji->pq", product, product) + jnp.einsum("pij,qij->pq", product, product)
-                     + _alternating(a, y))
-    squared = (jnp.einsum("tpsq,ts->pq", scores, weights) + jnp.outer(mean, mean)
-               + jnp.einsum("tsp,stq->pq", mixed, mixed) + third + third.T + fourth)
+    fourth = 16.0 * (
+        jnp.einsum("pij,qji->pq", product, product) + jnp.einsum("pij,qij->pq", product, product) + _alternating(a, y)
+    )
+    squared = (
+        jnp.einsum("tpsq,ts->pq", scores, weights)
+        + jnp.outer(mean, mean)
+        + jnp.einsum("tsp,stq->pq", mixed, mixed)
+        + third
+        + third.T
+        + fourth
+    )
     return mean, squared
 
 

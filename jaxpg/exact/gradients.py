@@ -31,7 +31,9 @@ def hessian(mdp: Any, policy: Any, params: Any) -> jax.Array:
     """∇²J(θ), [P, P], by differentiating J twice."""
     flat, unravel = ravel_pytree(params)
     evaluation.probabilities(mdp, policy, params)
-    return jax.hessian(lambda theta: evaluation.objective(mdp, evaluation.probabilities(mdp, policy, unravel(theta))))(flat)
+    return jax.hessian(lambda theta: evaluation.objective(mdp, evaluation.probabilities(mdp, policy, unravel(theta))))(
+        flat
+    )
 
 
 def fisher(mdp: Any, policy: Any, params: Any, discounted: bool = False) -> jax.Array:

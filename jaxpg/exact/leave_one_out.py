@@ -1,11 +1,11 @@
 """Exact moments of estimates whose baseline is made of the group's other episodes.
 
-N episodes, ĝ = (1/N) Σ_i Σ_t D_{i,t} ((1 − β) Ψ_{i,t} − α Σ_{j≠i} Ψ_{j,t}), D_t = w^t ψ_t, with Ψ = 0 after an episode's
-end. Leave-one-out is α = 1/(N−1), β = 0; a mean that includes the episode itself is α = β = 1/N.
+N episodes, ĝ = (1/N) Σ_i Σ_t D_{i,t} ((1 − β) Ψ_{i,t} − α Σ_{j≠i} Ψ_{j,t}), D_t = w^t ψ_t, with Ψ = 0 after an
+episode's end. Leave-one-out is α = 1/(N−1), β = 0; a mean that includes the episode itself is α = β = 1/N.
 
 Let q_t = E[Ψ_t] and Ψ̃ = Ψ − q. Scores have mean zero given the past, E[D_t | past] = 0, so the products
-B̃_ij = Σ_t D_{i,t} Ψ̃_{j,t}, i ≠ j, have mean zero given either episode, and are correlated with nothing but themselves and
-their mirror image B̃_ji. Hence
+B̃_ij = Σ_t D_{i,t} Ψ̃_{j,t}, i ≠ j, have mean zero given either episode, and are correlated with nothing but
+themselves and their mirror image B̃_ji. Hence
 
     Cov ĝ = Cov(g_q) / N + α² (N − 1)/N · [Σ_t Var(Ψ_t) E[D_t D_tᵀ] + Σ_{t,s} X_ts X_stᵀ],      X_ts = E[D_t Ψ_s],
 
@@ -25,8 +25,9 @@ from jaxpg.exact.recursion import Recursion, at
 __all__ = ["group_moments"]
 
 
-def group_moments(mdp: Any, recursion: Recursion, psi: jax.Array, size: int, others: Any,
-                  own: Any = 0.0) -> tuple[jax.Array, jax.Array]:
+def group_moments(
+    mdp: Any, recursion: Recursion, psi: jax.Array, size: int, others: Any, own: Any = 0.0
+) -> tuple[jax.Array, jax.Array]:
     """Mean [P] and covariance [P, P] of the average over a group of `size` episodes, with α = `others`, β = `own`.
 
     The recursion must be one of on-policy episodes whose decay and score discount are numbers, with y = R: then

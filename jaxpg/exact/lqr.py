@@ -1,4 +1,4 @@
-"""The linear-quadratic regulator with noisy linear feedback: a continuous problem whose every quantity is known exactly."""
+"""The linear-quadratic regulator with noisy linear feedback: a continuous problem that is known exactly."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -36,8 +36,8 @@ class LQR:
     `jax.flatten_util.ravel_pytree(params)`: K row by row, then log σ. Fields may be traced arrays (all but `horizon`).
 
     Raises:
-      ValueError: shapes that do not fit, Q or R not symmetric, numbers that are not finite, γ = 1 without a horizon; and
-        from the methods, without a horizon, a gain with which the discounted cost is infinite.
+      ValueError: shapes that do not fit, Q or R not symmetric, numbers that are not finite, γ = 1 without a horizon;
+        and from the methods, without a horizon, a gain with which the discounted cost is infinite.
     """
 
     A: Any
@@ -134,7 +134,7 @@ class LQR:
 
     @precise
     def fisher(self, policy: Any, params: Any, *, discounted: bool = False) -> jax.Array:
-        """E[G Gᵀ] over an episode, G = Σ_t ψ_t, [P, P]; `discounted`, and always without a horizon: Σ_t γ^t E[ψ_t ψ_tᵀ].
+        """E[G Gᵀ] over an episode, G = Σ_t ψ_t, [P, P]. `discounted` (always without a horizon): Σ_t γ^t E[ψ_t ψ_tᵀ].
 
         With ψ = (−σ_i⁻¹ ε_i x_j, ε_i² − 1) its blocks are σ_i⁻² δ_ik Σ_t and 2 δ_ik.
         """
@@ -160,8 +160,9 @@ class LQR:
         return jax.tree.map(jnp.subtract, mean, self.policy_gradient(policy, params))
 
     @precise
-    def covariance(self, policy: Any, params: Any, *, weight: Any = None, baseline: Any = None,
-                   num_episodes: int = 1) -> jax.Array:
+    def covariance(
+        self, policy: Any, params: Any, *, weight: Any = None, baseline: Any = None, num_episodes: int = 1
+    ) -> jax.Array:
         """Cov(ĝ) of the estimate ĝ, the average of Σ_t w^t ψ_t (Ψ_t − b_t) over `num_episodes` episodes: [P, P].
 
         Exact: scores, returns and baselines are quadratic forms of one Gaussian vector (x_0 and all noises), and the
@@ -196,30 +197,36 @@ class LQR:
         params = _like(params)
         gain, log_std = jnp.asarray(params["gain"]), jnp.asarray(params["log_std"])
         if gain.shape != (self.action_size, self.state_size) or log_std.shape != (self.action_size,):
-            raise ValueError(f"params must hold gain [m, n] = {(self.action_size, self.state_size)} and log_std [m] = "
-                             f"{(self.action_size,)}; got {gain.shape} and {log_std.shape}")
+            raise ValueError(
+                f"params must hold gain [m, n] = {(self.action_size, self.state_size)} and log_std [m] = "
+                f"{(self.action_size,)}; got {gain.shape} and {log_std.shape}"
+            )
         std = jnp.exp(log_std)
         x, u = jnp.linspace(-1.0, 0.5, self.state_size), jnp.linspace(0.3, 1.0, self.action_size)
         expected = jnp.sum(jax.scipy.stats.norm.logpdf(u, -gain @ x, std))
         actual = policy.apply(params, x).log_prob(u)
         if all(map(_check.is_concrete, (expected, actual))) and not np.allclose(actual, expected, rtol=1e-3, atol=1e-3):
-            raise ValueError("policy must be jaxpg.policies.linear_gaussian, u = −K x + σ ε: its log_prob is not that of "
-                             "its gain and log_std")
+            raise ValueError(
+                "policy must be jaxpg.policies.linear_gaussian, u = −K x + σ ε: its log_prob is not that of "
+                "its gain and log_std"
+            )
         if self.horizon is None:
             closed = jnp.sqrt(self.discount) * (self.A - self.B @ gain)
             check_spectral_radius(closed, "the gain does not stabilise the system, √γ (A − B K), without a horizon")
         return gain.astype(self.A.dtype), std.astype(self.A.dtype)
 
     def __repr__(self) -> str:
-        return (f"LQR(state_size={self.state_size}, action_size={self.action_size}, discount={self.discount}, "
-                f"horizon={self.horizon}, noise={'None' if self.noise is None else '[n, k]'})")
+        return (
+            f"LQR(state_size={self.state_size}, action_size={self.action_size}, discount={self.discount}, "
+            f"horizon={self.horizon}, noise={'None' if self.noise is None else '[n, k]'})"
+        )
 
 
 def _flatten_with_keys(lqr: LQR) -> tuple[tuple[Any, ...], Any]:
     return tuple((jax.tree_util.GetAttrKey(name), getattr(lqr, name)) for name in _LEAVES), lqr.horizon
 
 
-def _unflatten(horizon: int | None, leaves: tuple[Any, ...]) -> LQR:
+def _unflatten(horizon: int | None, leaves: Any) -> LQR:
     # Without __init__: tree transformations put tracers, None and placeholders at the leaves.
     lqr = object.__new__(LQR)
     for name, leaf in zip(_LEAVES, leaves, strict=True):
@@ -233,8 +240,10 @@ jax.tree_util.register_pytree_with_keys(LQR, _flatten_with_keys, _unflatten)
 
 def _like(params: Any) -> dict[str, Any]:
     if not isinstance(params, Mapping) or set(params) != {"gain", "log_std"}:
-        raise TypeError('params must be {"gain": K, "log_std": log σ}, those of jaxpg.policies.linear_gaussian; got '
-                        f"{list(params) if isinstance(params, Mapping) else type(params).__name__}")
+        raise TypeError(
+            'params must be {"gain": K, "log_std": log σ}, those of jaxpg.policies.linear_gaussian; got '
+            f"{list(params) if isinstance(params, Mapping) else type(params).__name__}"
+        )
     return dict(params)
 
 
@@ -257,8 +266,10 @@ def _check_shapes(lqr: LQR) -> None:
     for name, shape in (("A", (n, n)), ("B", (n, m)), ("Q", (n, n)), ("R", (m, m))):
         matrix = getattr(lqr, name)
         if matrix.shape != shape:
-            raise ValueError(f"{name} must have shape {list(shape)} to go with A {list(lqr.A.shape)} and B "
-                             f"{list(lqr.B.shape)}; got {list(matrix.shape)}")
+            raise ValueError(
+                f"{name} must have shape {list(shape)} to go with A {list(lqr.A.shape)} and B "
+                f"{list(lqr.B.shape)}; got {list(matrix.shape)}"
+            )
         if name in "QR" and _check.is_concrete(matrix) and not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-6):
             raise ValueError(f"{name} must be symmetric; got {matrix}")
     for name in ("noise", "initial"):

@@ -23,8 +23,9 @@ def make(lqr: Any, *, max_steps: int | None) -> Environment:
     """`lqr` as an environment; see `LQR.environment`."""
     max_steps = _check.optional(_check.count, "max_steps", max_steps)
     if max_steps is None and lqr.horizon is None:
-        raise ValueError("max_steps is required where the LQR's horizon is None: give the length at which episodes are "
-                         "truncated")
+        raise ValueError(
+            "max_steps is required where the LQR's horizon is None: give the length at which episodes are truncated"
+        )
     limit = min(bound for bound in (max_steps, lqr.horizon) if bound is not None)
     dtype = lqr.A.dtype
 
@@ -50,9 +51,14 @@ def make(lqr: Any, *, max_steps: int | None) -> Environment:
     def unbounded(size: int) -> Box:
         return Box(-float("inf"), float("inf"), (size,), dtype)
 
-    return Environment(reset=reset, step=step, observation_space=unbounded(lqr.state_size),
-                       action_space=unbounded(lqr.action_size), max_steps=limit,
-                       name=f"LQR({lqr.state_size} states, {lqr.action_size} actions)")
+    return Environment(
+        reset=reset,
+        step=step,
+        observation_space=unbounded(lqr.state_size),
+        action_space=unbounded(lqr.action_size),
+        max_steps=limit,
+        name=f"LQR({lqr.state_size} states, {lqr.action_size} actions)",
+    )
 
 
 def _product(matrix: jax.Array, vector: jax.Array) -> jax.Array:

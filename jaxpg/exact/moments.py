@@ -53,7 +53,7 @@ def over_time(mdp: Any, recursion: Recursion, psi: jax.Array) -> tuple[Moments, 
 def _nothing(mdp: Any, recursion: Recursion, psi: jax.Array) -> Moments:
     """The moments behind an episode's end."""
     lags, num_params = recursion.lags or 1, psi.shape[-1]
-    shapes = Moments((lags,), (lags, lags), (num_params,), (num_params, lags), (num_params, num_params))
+    shapes = ((lags,), (lags, lags), (num_params,), (num_params, lags), (num_params, num_params))
     return Moments(*(jnp.zeros((mdp.num_states, *shape), psi.dtype) for shape in shapes))
 
 

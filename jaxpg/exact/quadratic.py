@@ -47,6 +47,8 @@ def from_function(argument: str, function: Any, size: int, times: jax.Array, dty
     claimed = jnp.einsum("ki,tij,kj->tk", probes, quadratic.matrix, probes) + quadratic.constant[:, None]
     actual = jax.vmap(lambda time: jax.vmap(lambda x: at(x, time))(probes))(times)
     if _check.is_concrete(claimed) and _check.is_concrete(actual) and not np.allclose(claimed, actual, 1e-3, 1e-4):
-        raise ValueError(f"{argument} must be a quadratic function of the state without a linear term, xᵀ M x + c, for its "
-                         "estimator's moments to be exact; it is not")
+        raise ValueError(
+            f"{argument} must be a quadratic function of the state without a linear term, xᵀ M x + c, for its "
+            "estimator's moments to be exact; it is not"
+        )
     return quadratic

@@ -38,9 +38,11 @@ class Coefficients(NamedTuple):
     baseline_factor: jax.Array
 
 
-@functools.partial(jax.tree_util.register_dataclass,
-                   data_fields=["coefficients", "baseline", "acting", "episode_ratio"],
-                   meta_fields=["lags", "whole_episode"])
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["coefficients", "baseline", "acting", "episode_ratio"],
+    meta_fields=["lags", "whole_episode"],
+)
 @dataclasses.dataclass(frozen=True)
 class Recursion:
     """An estimator of one episode.
@@ -64,9 +66,20 @@ class Recursion:
     episode_ratio: Any = None
 
 
-def generic(increment: Any, decay: Any, acting: jax.Array, *, score_discount: Any = 1.0, baseline: Any = 0.0,
-            direct: Any = None, carry: Any = None, baseline_factor: Any = 1.0, lags: int | None = None,
-            whole_episode: bool = False, episode_ratio: Any = None) -> Recursion:
+def generic(
+    increment: Any,
+    decay: Any,
+    acting: jax.Array,
+    *,
+    score_discount: Any = 1.0,
+    baseline: Any = 0.0,
+    direct: Any = None,
+    carry: Any = None,
+    baseline_factor: Any = 1.0,
+    lags: int | None = None,
+    whole_episode: bool = False,
+    episode_ratio: Any = None,
+) -> Recursion:
     """A recursion from arrays: `baseline` broadcastable to [K, S, P], the rest to [K, S, A, S] (see `Coefficients`).
 
     `direct` and `carry` are `increment` and `decay` unless given.

@@ -13,7 +13,17 @@ from jax.flatten_util import ravel_pytree
 
 from jaxpg.exact.quadratic import Quadratic
 
-__all__ = ["action_values", "fisher", "gradient", "hessian", "objective", "optimal", "policy_gradient", "state_covariance", "values"]
+__all__ = [
+    "action_values",
+    "fisher",
+    "gradient",
+    "hessian",
+    "objective",
+    "optimal",
+    "policy_gradient",
+    "state_covariance",
+    "values",
+]
 
 
 @jax.jit
@@ -110,7 +120,10 @@ def policy_gradient(lqr: Any, gain: jax.Array, std: jax.Array) -> dict[str, jax.
     curvatures = jax.vmap(lambda p: curvature(lqr, p))(matrix)
     error = curvatures @ gain - lqr.discount * jnp.einsum("ij,tik,kl->tjl", lqr.B, matrix, lqr.A)
     diagonal = jnp.diagonal(curvatures, axis1=1, axis2=2)
-    return {"gain": -2.0 * jnp.einsum("tij,tjk->ik", error, covariance), "log_std": -2.0 * std**2 * (discounts @ diagonal)}
+    return {
+        "gain": -2.0 * jnp.einsum("tij,tjk->ik", error, covariance),
+        "log_std": -2.0 * std**2 * (discounts @ diagonal),
+    }
 
 
 @functools.partial(jax.jit, static_argnames="discounted")
@@ -157,7 +170,12 @@ def _following(lqr: Any, matrix: jax.Array, constant: jax.Array) -> tuple[jax.Ar
     """(P_{t+1}, q_{t+1}) for every t."""
     if lqr.horizon is None:
         return matrix, constant
-    return tuple(jnp.concatenate([array[1:], jnp.zeros_like(array[:1])]) for array in (matrix, constant))
+    return _shifted(matrix), _shifted(constant)
+
+
+def _shifted(rows: jax.Array) -> jax.Array:
+    """The rows one step later; zero behind the last."""
+    return jnp.concatenate([rows[1:], jnp.zeros_like(rows[:1])])
 
 
 def _discounts(lqr: Any) -> jax.Array:
@@ -168,7 +186,9 @@ def _discounts(lqr: Any) -> jax.Array:
 def _lyapunov(transition: jax.Array, constant: jax.Array, discount: jax.Array) -> jax.Array:
     """X = constant + γ M X Mᵀ for M = `transition`, by one linear system in n² unknowns."""
     operator = discount * jnp.kron(transition, transition)
-    return jnp.linalg.solve(jnp.eye(len(operator), dtype=operator.dtype) - operator, constant.ravel()).reshape(constant.shape)
+    return jnp.linalg.solve(jnp.eye(len(operator), dtype=operator.dtype) - operator, constant.ravel()).reshape(
+        constant.shape
+    )
 
 
 def _riccati(a: jax.Array, b: jax.Array, q: jax.Array, r: jax.Array) -> jax.Array:
@@ -182,7 +202,7 @@ def _riccati(a: jax.Array, b: jax.Array, q: jax.Array, r: jax.Array) -> jax.Arra
     def double(carry: Any, _: None) -> Any:
         a, g, h = carry
         solved = jnp.linalg.solve(eye + g @ h, jnp.concatenate([a, g], 1))
-        left, right = solved[:, :len(a)], solved[:, len(a):]
+        left, right = solved[:, : len(a)], solved[:, len(a) :]
         return (a @ left, g + a @ right @ a.T, h + a.T @ h @ left), None
 
     return jax.lax.scan(double, (a, b @ jnp.linalg.solve(r, b.T), q), None, length=40)[0][2]

@@ -46,19 +46,24 @@ def moments(mdp: Any, recursion: Recursion, psi: jax.Array) -> tuple[jax.Array, 
 @jax.jit
 def score_moments(mdp: Any, recursion: Recursion, psi: jax.Array) -> dict[tuple[int, int], jax.Array]:
     """M_ij with F = G alone, whatever the baseline, for on-policy episodes."""
-    return episode_moments(mdp, dataclasses.replace(recursion, baseline=jnp.zeros((1, 1, 1), psi.dtype)), psi, recursion.acting)
+    return episode_moments(
+        mdp, dataclasses.replace(recursion, baseline=jnp.zeros((1, 1, 1), psi.dtype)), psi, recursion.acting
+    )
 
 
-def episode_moments(mdp: Any, recursion: Recursion, psi: jax.Array,
-                    measure: jax.Array) -> dict[tuple[int, int], jax.Array]:
+def episode_moments(
+    mdp: Any, recursion: Recursion, psi: jax.Array, measure: jax.Array
+) -> dict[tuple[int, int], jax.Array]:
     """M_ij = E[R^i F^{⊗j}] for i, j ≤ 2 under `measure` [S, A] over actions: scalars, [F] and [F, F]."""
     num_features = psi.shape[-1] * (1 if _is_constant(recursion.baseline) else 2)
     shapes = {0: (), 1: (num_features,), 2: (num_features, num_features)}
-    behind = {(i, j): jnp.full((mdp.num_states, *shapes[j]), _boundary(i, j), psi.dtype)
-              for i in range(3) for j in range(3)}
+    behind = {
+        (i, j): jnp.full((mdp.num_states, *shapes[j]), _boundary(i, j), psi.dtype) for i in range(3) for j in range(3)
+    }
     if mdp.horizon is None:
         first = _step(mdp, recursion, psi, measure, None, behind)
     else:
+
         def backward(following: Any, time: jax.Array) -> tuple[Any, None]:
             return _step(mdp, recursion, psi, measure, time, following), None
 
@@ -76,13 +81,17 @@ def _step(mdp: Any, recursion: Recursion, psi: jax.Array, measure: jax.Array, ti
     now, entering = {}, {}
     for i in range(3):
         # terms[k](s, a, s') = P(s' | s, a) C(i, k) x^{i−k} c^k, which multiplies R'^k.
-        terms = [mdp.transition * binomial * coefficients.increment ** (i - k) * coefficients.decay**k
-                 for k, binomial in enumerate(_BINOMIAL[i])]
+        terms = [
+            mdp.transition * binomial * coefficients.increment ** (i - k) * coefficients.decay**k
+            for k, binomial in enumerate(_BINOMIAL[i])
+        ]
         kernels = [jnp.einsum("sa,sat->st", measure, term) for term in terms]
         given_action: dict[int, jax.Array] = {}  # Σ_k E[terms[k] M_kj' | s, a] for j = 0, 1
         for j in range(3):
-            constant = sum((jnp.einsum("st,t...->s...", kernels[k], entering[k, j]) for k in range(i)),
-                           start=jnp.zeros_like(following[i, j]))
+            constant = sum(
+                (jnp.einsum("st,t...->s...", kernels[k], entering[k, j]) for k in range(i)),
+                start=jnp.zeros_like(following[i, j]),
+            )
             if j == 1:
                 constant += jnp.einsum("sa,saf,sa->sf", measure, features, given_action[0])
             if j == 2:
@@ -91,7 +100,8 @@ def _step(mdp: Any, recursion: Recursion, psi: jax.Array, measure: jax.Array, ti
                 constant += own + cross + jnp.swapaxes(cross, 1, 2)
             now[i, j], entering[i, j] = close(constant, kernels[i], following[i, j], boundary=_boundary(i, j))
             if j < 2:
-                given_action[j] = sum(jnp.einsum("sat,t...->sa...", terms[k], entering[k, j]) for k in range(i + 1))
+                expected = [jnp.einsum("sat,t...->sa...", terms[k], entering[k, j]) for k in range(i + 1)]
+                given_action[j] = jnp.sum(jnp.stack(expected), 0)
     return now
 
 

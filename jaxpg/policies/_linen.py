@@ -64,11 +64,11 @@ def _network_module() -> Any:
 
         @linen.compact
         def __call__(self, x: jax.Array) -> jax.Array:
-            types = jnp.result_type(float)
-            shape = (self.size, self.size, x.shape[-1], self.channels)
-            kernel = self.param("kernel", orthogonal(math.sqrt(2)), shape, types)
-            bias = self.param("bias", linen.initializers.zeros_init(), (self.channels,), types)
-            x, kernel, bias = linen.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+            shape, params_dtype = (self.size, self.size, x.shape[-1], self.channels), jnp.result_type(float)
+            kernel = self.param("kernel", orthogonal(math.sqrt(2)), shape, params_dtype)
+            bias = self.param("bias", linen.initializers.zeros_init(), (self.channels,), params_dtype)
+            dtype = jnp.result_type(x, kernel) if self.dtype is None else self.dtype
+            x, kernel, bias = x.astype(dtype), kernel.astype(dtype), bias.astype(dtype)
             rows, columns = ((length - self.size) // self.strides * self.strides + 1 for length in x.shape[-3:-1])
             windows = [x[..., i:i + rows:self.strides, j:j + columns:self.strides, :]
                        for i in range(self.size) for j in range(self.size)]

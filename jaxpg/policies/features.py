@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpg.envs.spaces import Box, Discrete, MultiDiscrete, Space, check_space, is_leaf
 
-__all__ = ["ACTION_MASK", "action_mask", "feature_size", "features", "pixels", "without_mask"]
+__all__ = ["ACTION_MASK", "action_mask", "feature_size", "features", "leaf_size", "pixels", "without_mask"]
 
 ACTION_MASK = "action_mask"
 
@@ -28,7 +28,7 @@ def action_mask(observation: Any) -> jax.Array | None:
 
 def feature_size(observation_space: Space) -> int:
     """The length of the vector that `features(observation_space)` makes of an observation."""
-    return sum(map(_leaf_size, _leaves(observation_space)[0]))
+    return sum(map(leaf_size, _leaves(observation_space)[0]))
 
 
 def features(observation_space: Space) -> Callable[[Any], jax.Array]:
@@ -52,7 +52,7 @@ def features(observation_space: Space) -> Callable[[Any], jax.Array]:
     return observe
 
 
-def pixels(observation_space: Space) -> tuple[Callable[[Any], jax.Array], tuple[int, int, int]]:
+def pixels(observation_space: Space) -> tuple[Callable[[Any], jax.Array], tuple[int, ...]]:
     """A function observation [...] -> floats [..., height, width, channels], and these three numbers.
 
     For a `Box` of that shape or one without channels, or a dict whose only entry besides "action_mask" is such a box.
@@ -79,7 +79,8 @@ def _leaves(observation_space: Space) -> tuple[list[Any], Any]:
     return leaves, structure
 
 
-def _leaf_size(space: Any) -> int:
+def leaf_size(space: Any) -> int:
+    """The length of one basic space as a vector: its one-hot entries, or the entries of its arrays."""
     if isinstance(space, Discrete):
         return space.n
     return sum(space.nvec) if isinstance(space, MultiDiscrete) else int(np.prod(space.shape, dtype=int))

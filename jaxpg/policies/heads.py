@@ -11,7 +11,6 @@ One head for each leaf of the action space. With d for the number of entries of 
     dict or tuple          those of its leaves, one after the other   Joint
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 from jaxpg import _check
 from jaxpg.envs.spaces import Box, Discrete, MultiDiscrete, Space, check_space, is_leaf
 from jaxpg.policies import distributions
-from jaxpg.policies.features import ACTION_MASK
+from jaxpg.policies.features import ACTION_MASK, leaf_size
 
 __all__ = ["check_mask", "check_squash", "head", "head_size", "mean_size", "num_scales"]
 
@@ -45,12 +44,12 @@ def head_size(action_space: Space) -> int:
 
 def mean_size(action_space: Space) -> int:
     """Of those, how many depend on the observation in every policy: all but the scales of real-valued actions."""
-    return sum(map(_leaf_size, _leaves(action_space)))
+    return sum(map(leaf_size, _leaves(action_space)))
 
 
 def num_scales(action_space: Space) -> int:
     """How many numbers of an action are real, each with a scale (a log standard deviation) of its own."""
-    return sum(_leaf_size(leaf) for leaf in _leaves(action_space) if _is_real(leaf))
+    return sum(leaf_size(leaf) for leaf in _leaves(action_space) if _is_real(leaf))
 
 
 def head(action_space: Space, squash: bool | str = False) -> Callable[..., Any]:
@@ -66,22 +65,22 @@ def head(action_space: Space, squash: bool | str = False) -> Callable[..., Any]:
     Raises:
       ValueError: a `Box` of integers, or one without finite bounds where `squash` needs them.
     """
-    squash = check_squash(squash)
+    family = check_squash(squash)
     leaves = _leaves(action_space)
     structure = jax.tree_util.tree_structure(action_space, is_leaf=is_leaf)
     for leaf in leaves:
-        _check_leaf(leaf, squash)
+        _check_leaf(leaf, family)
 
     def distribution(outputs: jax.Array, mask: jax.Array | None = None, log_std: jax.Array | None = None) -> Any:
         parts, start, scale_start = [], 0, 0
         for leaf in leaves:
-            size, scales = _leaf_size(leaf), None
+            size, scales = leaf_size(leaf), None
             if _is_real(leaf) and log_std is not None:
                 scales = log_std[scale_start:scale_start + size]
                 scale_start += size
             stop = start + size * (2 if _is_real(leaf) and scales is None else 1)
             part = outputs if len(leaves) == 1 else outputs[..., start:stop]
-            parts.append(_leaf_distribution(leaf, part, mask, scales, squash))
+            parts.append(_leaf_distribution(leaf, part, mask, scales, family))
             start = stop
         return parts[0] if is_leaf(action_space) else distributions.Joint(structure.unflatten(parts))
 
@@ -111,12 +110,6 @@ def _is_real(space: Any) -> bool:
     return isinstance(space, Box) and space.dtype.kind != "b"
 
 
-def _leaf_size(space: Any) -> int:
-    if isinstance(space, Discrete):
-        return space.n
-    return sum(space.nvec) if isinstance(space, MultiDiscrete) else math.prod(space.shape)
-
-
 def _check_leaf(space: Any, squash: str | None) -> None:
     if not _is_real(space):
         return
@@ -134,7 +127,7 @@ def _leaf_distribution(space: Any, outputs: jax.Array, mask: Any, log_std: Any, 
         return distributions.Categorical(outputs, mask)
     if isinstance(space, MultiDiscrete):
         return distributions.MultiDiscrete(outputs, space.nvec, mask)
-    rank, size = len(space.shape), _leaf_size(space)
+    rank, size = len(space.shape), leaf_size(space)
     if not _is_real(space):
         return distributions.Bernoulli(_unflatten(outputs, space), event_ndim=rank)
     if log_std is None:

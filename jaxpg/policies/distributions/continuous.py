@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpg import _check
 from jaxpg.policies.distributions._log_cosh import expected_log_two_cosh
 
 __all__ = ["Beta", "DiagonalNormal", "TanhNormal"]
@@ -219,7 +220,7 @@ def _make_static(distribution: Any) -> None:
     """Bounds as floats or nested tuples of floats: static fields must compare and hash."""
     for side in ("low", "high"):
         bound = getattr(distribution, side)
-        if isinstance(bound, jax.core.Tracer):
+        if not _check.is_concrete(bound):
             raise TypeError(f"{side} must be a concrete number or array: it is static; got a traced value")
         if not isinstance(bound, (float, tuple)):
             object.__setattr__(distribution, side, _nested(np.asarray(bound, np.float64)))

@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxpg import _threefry
+
 __all__ = ["Bernoulli", "Categorical", "MultiDiscrete"]
 
 # Up to this many actions the cumulative sum of a draw is written out term by term. Measured under `jit` and `vmap`
@@ -51,7 +53,7 @@ class Categorical:
         """
         logits = self._masked_logits()
         weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-        uniform = jax.random.uniform(key, weights.shape[:-1], weights.dtype)
+        uniform = _threefry.uniform(key, weights.shape[:-1], weights.dtype)
         return _inverse_cumulative(weights, uniform)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
