@@ -81,7 +81,7 @@ def learning_curves(
         ax.axhline(target, color=COLORS["muted"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=1, label=f"{target:g}")
     if num_seeds > 1 and show_seeds:
         for place, (seed_steps, seed_returns) in enumerate(_seeds(steps, returns)):
-            ax.plot(seed_steps, seed_returns, color=color, alpha=0.3, linewidth=0.5, zorder=2,
+            ax.plot(seed_steps, seed_returns, color=color, alpha=0.35, linewidth=0.6, zorder=2,
                     label=f"{num_seeds} seeds" if place == 0 else None)
     if num_seeds > 1:
         ax.fill_between(grid, low, high, color=color, alpha=0.25, linewidth=0, zorder=3,

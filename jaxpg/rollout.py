@@ -10,6 +10,7 @@ from k reaches. What an episode is therefore depends on its name alone: not on l
 the environment ignores its key, the compiler drops the derivation.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -58,6 +59,24 @@ class Trajectory(NamedTuple):
     valid: jax.Array
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KeyWords:
+    """A random key as the plain words that loops can select and gather; `impl` names its generator."""
+
+    words: jax.Array
+    impl: Any = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, key: jax.Array) -> "KeyWords":
+        """The words of a typed key."""
+        return cls(jax.random.key_data(key), jax.random.key_impl(key))
+
+    def key(self) -> jax.Array:
+        """The typed key."""
+        return jax.random.wrap_key_data(self.words, impl=self.impl)
+
+
 class Lanes(NamedTuple):
     """What a lane carries from row to row; every leaf has a leading [lane] axis.
 
@@ -68,7 +87,7 @@ class Lanes(NamedTuple):
     state: Any
     observation: Any
     carry: Any
-    key: jax.Array
+    key: KeyWords
     episode: jax.Array
     time: jax.Array
     playing: jax.Array
@@ -156,7 +175,7 @@ def reset_lane(env: Environment, policy: Policy, key: jax.Array, episode: jax.Ar
         state=strong(state),
         observation=strong(observation),
         carry=strong(policy.initial_carry),
-        key=key,
+        key=KeyWords.of(key),
         episode=jnp.asarray(episode, jnp.int32),
         time=jnp.zeros((), jnp.int32),
         playing=jnp.ones((), bool),
@@ -180,7 +199,7 @@ def play_step(
     The flags are exclusive: a step that terminates is not also truncated, and the `max_steps`-th step of an episode
     truncates it if nothing else has ended it.
     """
-    key = fold_in(lane.key, lane.time + 1)
+    key = fold_in(lane.key.key(), lane.time + 1)
     environment_key = key_for_environment(key)
     if policy.initial_carry is None:
         distribution, carry = policy.apply(params, lane.observation), None

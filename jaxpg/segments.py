@@ -15,7 +15,7 @@ from jaxpg._batching import any_member
 from jaxpg._threefry import fold_in
 from jaxpg.envs.base import Environment
 from jaxpg.policies.base import Policy
-from jaxpg.rollout import EpisodeStatistics, Lanes, Trajectory
+from jaxpg.rollout import EpisodeStatistics, KeyWords, Lanes, Trajectory
 
 __all__ = ["Segment", "SegmentState", "segment", "start_segments"]
 
@@ -32,7 +32,7 @@ class SegmentState(NamedTuple):
     """
 
     lanes: Lanes
-    key: jax.Array
+    key: KeyWords
     spare: Lanes
     spent: jax.Array
 
@@ -54,9 +54,9 @@ class Segment(NamedTuple):
     statistics: EpisodeStatistics
 
 
-def _fresh(env: Environment, policy: Policy, keys: jax.Array, episode: jax.Array) -> Lanes:
+def _fresh(env: Environment, policy: Policy, keys: KeyWords, episode: jax.Array) -> Lanes:
     def lane(key, episode):
-        return rollout.reset_lane(env, policy, fold_in(key, episode), episode, None)
+        return rollout.reset_lane(env, policy, fold_in(key.key(), episode), episode, None)
 
     return jax.vmap(lane)(keys, episode)
 
@@ -65,7 +65,7 @@ def start_segments(env: Environment, policy: Policy, key: Any, num_lanes: int) -
     """`num_lanes` lanes at the first steps of their first episodes."""
     num_lanes = _check.count("num_lanes", num_lanes)
     key = _check.key("key", key)
-    keys = jax.vmap(lambda lane: fold_in(key, lane))(jnp.arange(num_lanes, dtype=jnp.uint32))
+    keys = jax.vmap(lambda lane: KeyWords.of(fold_in(key, lane)))(jnp.arange(num_lanes, dtype=jnp.uint32))
     first = jnp.zeros(num_lanes, jnp.int32)
     return SegmentState(
         lanes=_fresh(env, policy, keys, first),

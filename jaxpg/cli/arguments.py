@@ -1,0 +1,106 @@
+"""From words to a command: tyro reads the dataclasses of `jaxpg.cli.commands`."""
+
+import pathlib
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from jaxpg._check import nearest
+from jaxpg.cli.commands import COMMANDS, EnvironmentName
+
+__all__ = ["parse"]
+
+_ABOUT = """Policy gradients of whole episodes, in one compiled step.
+
+`jaxpg COMMAND --help` explains a command's options. Start with `jaxpg demo`."""
+
+
+def parse(words: list[str]) -> Any:
+    """The command that `words` ask for, an instance of a class in `COMMANDS`.
+
+    Raises:
+      SystemExit: 0 after `--help` and `--version`, 2 for words that make no sense; what to say has been said.
+    """
+    import tyro
+
+    if words and words[0] in ("--version", "-V"):
+        _print_version()
+        raise SystemExit(0)
+    config = (tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff)
+    with _registry():
+        if words and words[0] in COMMANDS:
+            command = COMMANDS[words[0]]
+            return tyro.cli(command, prog=f"jaxpg {words[0]}", args=words[1:], config=config)
+        if words and not words[0].startswith("-"):
+            _refuse(f"there is no command {words[0]!r}{nearest(words[0], COMMANDS)}. Commands: {', '.join(COMMANDS)}")
+        every = typing.Union[tuple(  # noqa: UP007: a union of what is known at run time only
+            typing.Annotated[command, tyro.conf.subcommand(name, description=_first_line(command))]
+            for name, command in COMMANDS.items()
+        )]  # fmt: skip
+        return tyro.cli(every, prog="jaxpg", description=_ABOUT, args=words or ["--help"], config=config)
+
+
+def _first_line(command: type) -> str:
+    return (command.__doc__ or "").split("\n")[0]
+
+
+def _print_version() -> None:
+    from importlib.metadata import version
+
+    print(*(f"{package} {version(package)}" for package in ("jaxpg", "jax", "jaxlib")))
+
+
+def _refuse(message: str) -> None:
+    from jaxpg.cli import USER_ERROR, _say_error
+
+    _say_error(message)
+    raise SystemExit(USER_ERROR)
+
+
+def _registry() -> Any:
+    """How single words are read and called in `--help`: an integer may be written 1e6, what is optional shows plainly."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def rule(info: Any) -> Any:
+        alternatives = typing.get_args(info.type)
+        is_optional = len(alternatives) == 2 and type(None) in alternatives
+        kind = next(a for a in alternatives if a is not type(None)) if is_optional else info.type
+        if kind not in _KINDS:
+            return None
+        name, read = _KINDS[kind]
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=name,
+            instance_from_str=lambda words: read(words[0]),
+            is_instance=lambda value: isinstance(value, kind) or (is_optional and value is None),
+            str_from_instance=lambda value: ["none"] if value is None else [_written(value)],
+        )
+
+    return registry
+
+
+def _integer(word: str) -> int:
+    """12345, 12_345 or 1.2e4."""
+    try:
+        return int(word)
+    except ValueError:
+        number = float(word)
+    if not number.is_integer():
+        raise ValueError(f"{word} is not a whole number")
+    return int(number)
+
+
+def _written(value: Any) -> str:
+    is_large = isinstance(value, int) and not isinstance(value, bool) and value >= 10_000
+    return f"{value:_}" if is_large else str(value)
+
+
+_KINDS: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    EnvironmentName: ("ENV", EnvironmentName),
+    int: ("N", _integer),
+    float: ("X", float),
+    pathlib.Path: ("DIR", pathlib.Path),
+}
