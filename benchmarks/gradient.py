@@ -7,9 +7,10 @@ workloads: an untrained policy, whose episodes end early (untrained), and episod
 
 Method. On a CPU every contender has a process of its own, since a second device in a process slows one-device code;
 they stay alive and take turns, forth and back, so that a busy spell of the machine hits all. One turn is one call,
-timed inside the process around `block_until_ready`; compilation is apart. Ratios are taken round by round. The rivals'
-batch and block sizes are tried out before, in another process, and the best are taken. On an accelerator one process
-runs all, without packed_per_core.
+timed inside the process around `block_until_ready`; compilation is apart. Ratios are taken round by round. Processor
+seconds are those of all the process's threads: other programs on the machine hardly change them. The rivals' batch and
+block sizes are tried out before, in another process, and the best are taken. On an accelerator one process runs all,
+without packed_per_core.
 
 The floor is the time of the bare matrix products of the live steps (`floor.py`), at rates measured in the same rounds:
 those of a large product, and those of the policy's own shapes, then with tanh added. `distance` says whether a
@@ -85,10 +86,11 @@ class Player:
         """One call, timed."""
         key, params, compiled = jax.random.key(round_ + 1), self._params(), self._compiled[name]
         jax.block_until_ready((key, params))
-        start = time.perf_counter()
+        start, start_processor = time.perf_counter(), time.process_time()
         result = jax.block_until_ready(compiled(key, params))
         answer = {
             "seconds": time.perf_counter() - start,
+            "processor_seconds": time.process_time() - start_processor,
             "num_steps": int(result.num_steps),
             "utilization": float(result.utilization),
         }
@@ -100,7 +102,7 @@ class Player:
     def tune(self, name, repeats=3):
         """Every candidate's best time, quickest first."""
         tried = []
-        for options in rivals.candidates(self._settings.num_episodes, jax.default_backend()):
+        for options in rivals.candidates(name, self._settings.num_episodes, jax.default_backend()):
             self.prepare(name, options)
             seconds = min(self.run(name, repeat)["seconds"] for repeat in range(repeats))
             tried.append({**options, "seconds": seconds})
@@ -171,8 +173,8 @@ def compete(settings, contenders, rounds, tune, one_process):
                 turns[name].append(players[name].ask("run", name, round_, round_ == 0))
             for name, meter in meters.items():
                 rates[name].append(meter.ask("rates"))
-        for name in contenders:
-            facts[name]["rss_peak"] = players[name].ask("peak_rss")
+        for name in contenders:  # One process for all tells nothing of one.
+            facts[name]["rss_peak"] = None if one_process else players[name].ask("peak_rss")
         operations, tanh = meters["one_device"].ask("operations_per_step")
         return {"facts": facts, "turns": turns, "rates": rates, "tuning": tuning, "operations_per_step": operations,
                 "tanh_per_step": tanh, "device": meters["one_device"].ask("describe")}  # fmt: skip
@@ -201,6 +203,7 @@ def summarize(settings, measured):
         contenders[name] = {
             **measured["facts"][name],
             "seconds": {**middle, "rounds": seconds[name]},
+            "processor_seconds": common.spread([turn["processor_seconds"] for turn in own]),
             "num_steps": steps,
             "steps_per_second": steps / middle["median"],
             "episodes_per_second": settings.num_episodes / middle["median"],
@@ -233,8 +236,8 @@ def _times_the_floor(measured, name, steps, seconds):
 
 
 def _distance(turn, reference):
-    """‖g − g_packed‖ / √(2 tr Σ / N)."""
-    if reference is None:
+    """‖g − g_packed‖ / √(2 tr Σ / N); None where tr Σ is not known."""
+    if reference is None or not reference["trace"] > 0:
         return None
     return float(np.linalg.norm(turn["gradient"] - reference["gradient"]) / np.sqrt(2 * reference["trace"]))
 
@@ -243,17 +246,19 @@ def report(name, summary):
     """Prints a workload's table and ratios."""
     settings = summary["settings"]
     print(f"\n{name}: {settings['num_episodes']:,} episodes, limit {settings['limit']}, hidden {settings['hidden']}")
-    header = ["contender", "median s", "min", "IQR", "M steps/s", "k episodes/s", "utilization", "x floor: large",
-              "own shapes", "and tanh", "XLA MiB", "process MiB", "compile s", "distance"]  # fmt: skip
+    header = ["contender", "median s", "min", "IQR", "processor s", "M steps/s", "k episodes/s", "utilization",
+              "x floor: large", "own shapes", "and tanh", "XLA MiB", "process MiB", "compile s", "distance"]  # fmt: skip
     rows = []
     for contender, facts in summary["contenders"].items():
         seconds, floors, memory = facts["seconds"], facts["times_the_floor"], facts["memory"]
+        growth = None if facts["rss_peak"] is None else facts["rss_peak"] - facts["rss_compiled"]
         rows.append([
             contender, f"{seconds['median']:.4f}", f"{seconds['min']:.4f}", f"{seconds['interquartile_range']:.4f}",
+            f"{facts['processor_seconds']['median']:.4f}",
             f"{facts['steps_per_second'] / 1e6:.2f}", f"{facts['episodes_per_second'] / 1e3:.1f}",
             f"{facts['utilization']:.3f}", f"{floors['large']:.2f}", f"{floors['layer']:.2f}",
-            f"{floors['layer_and_tanh']:.2f}", f"{memory['total'] / 2**20:,.0f}" if memory else "?",
-            f"+{(facts['rss_peak'] - facts['rss_compiled']) / 2**20:,.0f}", f"{facts['compile_seconds']:.1f}",
+            f"{floors['layer_and_tanh']:.2f}", "?" if memory is None else f"{memory['total'] / 2**20:,.0f}",
+            "?" if growth is None else f"+{growth / 2**20:,.0f}", f"{facts['compile_seconds']:.1f}",
             "?" if facts["distance"] is None else f"{facts['distance']:.2f}",
         ])  # fmt: skip
     common.print_table(header, rows)

@@ -11,9 +11,12 @@ with the same environment, network and number of episodes:
   differentiated.
 - `masked`: batches of episodes side by side, `step_env` without resets, one random draw for the whole batch, a loop to
   the limit with what follows an episode's end masked, and a backward pass over blocks that fit the cache.
-- `early_exit`: the same, but the loop of a batch stops when its last episode has ended, and so does the backward pass.
+- `early_exit`: the same with all episodes side by side, but the loop stops when the last one has ended, and so does the
+  backward pass.
+- `early_exit_batches`: the same in small batches, each of which ends with its own last episode: fewer dead steps, and
+  all of a batch stays in the cache.
 
-The last two have a number of lanes (episodes side by side) and of steps in a block of the backward pass, which the
+The last three have a number of lanes (episodes side by side) and of steps in a block of the backward pass, which the
 benchmark tries out (`candidates`).
 """
 
@@ -155,21 +158,28 @@ def _work(alive):
 
 def masked(problem, lanes=None, block=None):
     """(key, params) -> Result: every batch of `lanes` episodes to the limit, in blocks of `block` steps backward."""
-    return _in_batches(problem, lanes, block, stop_early=False)
+    return _in_batches(problem, lanes or _divisor(problem.num_episodes, 512), block, stop_early=False)
 
 
 def early_exit(problem, lanes=None, block=None):
-    """(key, params) -> Result: `masked`, but a batch ends with its last episode."""
-    return _in_batches(problem, lanes, block, stop_early=True)
+    """(key, params) -> Result: `masked`, but ends with the last episode."""
+    return _in_batches(problem, lanes or problem.num_episodes, block, stop_early=True)
 
 
-def candidates(num_episodes, backend):
-    """The (lanes, block) that are worth trying; both divide what they split."""
+def early_exit_batches(problem, lanes=None, block=None):
+    """(key, params) -> Result: `masked`, but every batch ends with its last episode."""
+    return _in_batches(problem, lanes or _divisor(problem.num_episodes, 128), block, stop_early=True)
+
+
+def candidates(name, num_episodes, backend):
+    """The lanes and blocks that are worth trying for a rival; each divides what it splits."""
     if backend == "cpu":
-        wanted = [(512, 256), (512, 512), (1024, 512), (2048, 512), (num_episodes, 512), (num_episodes, 1024)]
-        wanted.append((num_episodes, num_episodes))
+        all_lanes = [(num_episodes, block) for block in (256, 512, 1024, num_episodes)]
+        batches = [(64, 64), (128, 128), (256, 256), (512, 256), (512, 512), (1024, 512)]
     else:
-        wanted = [(num_episodes, n) for n in (16_384, 65_536, num_episodes)] + [(32_768, 32_768), (65_536, 65_536)]
+        all_lanes = [(num_episodes, block) for block in (16_384, 65_536, num_episodes)]
+        batches = [(4096, 4096), (16_384, 16_384), (65_536, 65_536)]
+    wanted = {"masked": [*batches[2:], *all_lanes[1:]], "early_exit": all_lanes, "early_exit_batches": batches}[name]
     found = []
     for lanes, block in wanted:
         lanes = _divisor(num_episodes, lanes)
@@ -185,7 +195,6 @@ def _divisor(number, most):
 
 
 def _in_batches(problem, lanes, block, stop_early):
-    lanes = lanes or _divisor(problem.num_episodes, 512)
     block = block or _divisor(lanes, 512)
     if problem.num_episodes % lanes or lanes % block:
         raise ValueError(f"lanes must divide {problem.num_episodes} episodes and block the lanes; got {lanes}, {block}")
@@ -284,5 +293,5 @@ def add_blocks(problem, params, buffer, num_rows, weights, block, sums):
     return jax.lax.fori_loop(0, num_rows * (weights.shape[1] // block), add, sums)
 
 
-RIVALS = {"idiomatic": idiomatic, "masked": masked, "early_exit": early_exit}
-TUNABLE = ("masked", "early_exit")
+TUNABLE = {"masked": masked, "early_exit": early_exit, "early_exit_batches": early_exit_batches}
+RIVALS = {"idiomatic": idiomatic, **TUNABLE}

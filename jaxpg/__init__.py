@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from jaxpg.algorithms.reinforce import reinforce
     from jaxpg.algorithms.types import Algorithm
     from jaxpg.envs import Box, Discrete, Environment, MultiDiscrete, Timestep, make
-    from jaxpg.gradient import GradientEstimate, gradient_from, policy_gradient
+    from jaxpg.gradient import GradientEstimate, policy_gradient
     from jaxpg.policies import Critic, Policy
+    from jaxpg.stored import gradient_from
     from jaxpg.training.devices import use_cpu_cores
     from jaxpg.training.evaluate import evaluate
     from jaxpg.training.train import TrainResult, train
@@ -35,7 +36,7 @@ _HOMES = {
     "Timestep": "jaxpg.envs",
     "TrainResult": "jaxpg.training.train",
     "evaluate": "jaxpg.training.evaluate",
-    "gradient_from": "jaxpg.gradient",
+    "gradient_from": "jaxpg.stored",
     "make": "jaxpg.envs",
     "policy_gradient": "jaxpg.gradient",
     "reinforce": "jaxpg.algorithms.reinforce",

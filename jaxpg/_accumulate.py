@@ -5,19 +5,19 @@ episodes one after the other by slot, each step by step. Then the gradient runs 
 hold finished steps only, small enough for the cache; a block ends where a group does.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxpg._batching import any_member, in_batches, read_row, write_row
+from jaxpg._plan import default
 from jaxpg.baselines import Baseline
+from jaxpg.lanes import Trajectory, float_dtype
 from jaxpg.policies.base import Policy
-from jaxpg.rollout import Trajectory, float_dtype
 from jaxpg.weights import StepValues, Weight
 
-__all__ = ["Weighted", "sum_scores", "weigh"]
+__all__ = ["Weighted", "sum_scores", "sum_terms", "weigh"]
 
 
 class Weighted(NamedTuple):
@@ -86,8 +86,8 @@ def weigh(
     offset = jnp.cumsum(length, dtype=jnp.int32) - length
     floats = float_dtype()
     peers = baseline.peers is not None
-    group, size = peer_groups(num_slots, max_slots, group_size) if peers else (None, None)
-    table = (size.shape[0], 1 if weight.whole_episode else max_time) if peers else None
+    group, size = peer_groups(num_slots, max_slots, group_size)
+    table = (size.shape[0], 1 if weight.whole_episode else max_time)
 
     looked_at = buffer._replace(observation=None, action=None)
 
@@ -101,7 +101,7 @@ def weigh(
 
     def ahead(row, step, stored):
         """γⁿ x_{t+n}, where step t + n belongs to the same episode."""
-        n = weight.lookahead
+        n = weight.lookahead or 0
         later = jnp.minimum(row + n, max_rows - 1)
         episode, time, valid, increment = read_row((buffer.episode, buffer.time, buffer.valid, stored), later)
         same = (row + n < num_rows) & valid & (episode == step.episode) & (time == step.time + n)
@@ -143,7 +143,7 @@ def weigh(
         first=jnp.zeros(max_slots, floats),
         peer_sum=jnp.zeros(table, floats) if peers else None,
         peer_count=jnp.zeros(table, jnp.int32) if peers else None,
-        peer_size=size,
+        peer_size=size if peers else None,
     )
     zeros = jnp.zeros(num_lanes, floats)
     stored = jnp.zeros((max_rows, num_lanes), floats) if weight.lookahead is not None else None
@@ -180,7 +180,7 @@ def sum_scores(
     # Steps of the packed order up to each group's end.
     offsets = jnp.append(weighted.offset, total)
     step_ends = offsets[group_ends]
-    group = peer_groups(num_slots, weighted.length.shape[0], group_size)[0] if baseline.peers is not None else None
+    group, _ = peer_groups(num_slots, weighted.length.shape[0], group_size)
     floats = float_dtype()
     lanes = jnp.arange(block_size, dtype=jnp.int32)
 
@@ -223,3 +223,39 @@ def sum_scores(
 
 def _is_one(value: Any) -> bool:
     return isinstance(value, (int, float)) and value == 1
+
+
+def sum_terms(
+    buffer: Trajectory,
+    num_rows: jax.Array,
+    length: jax.Array,
+    num_slots: jax.Array,
+    policy: Policy,
+    params: Any,
+    weight: Weight,
+    baseline: Baseline,
+    *,
+    group_ends: jax.Array,
+    group_size: int,
+    max_time: int,
+    block_size: int,
+    sums: Any,
+    episode_weights: jax.Array | None = None,
+) -> Any:
+    """Weighs the buffer's steps and adds the finished episodes' terms to the groups' sums."""
+    weighted = weigh(buffer, num_rows, length, num_slots, weight, baseline, group_size=group_size, max_time=max_time)
+    return sum_scores(
+        buffer,
+        weighted,
+        policy,
+        params,
+        weight,
+        baseline,
+        group_ends=group_ends,
+        group_size=group_size,
+        num_slots=num_slots,
+        block_size=block_size,
+        batch_steps=default("block_size"),
+        episode_weights=episode_weights,
+        sums=sums,
+    )

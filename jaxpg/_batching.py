@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import eval_jaxpr
 from jax.custom_batching import custom_vmap
 
 __all__ = ["any_member", "in_batches", "read_row", "write_row"]
@@ -82,7 +83,7 @@ def in_batches(function: Callable, most: int, *args: Any) -> Any:
 
     @custom_vmap
     def call(captured, flat):
-        return jax.core.eval_jaxpr(closed.jaxpr, captured, *flat)
+        return eval_jaxpr(closed.jaxpr, captured, *flat)
 
     @call.def_vmap
     def _call_rule(axis_size, in_batched, captured, flat):
@@ -94,7 +95,7 @@ def in_batches(function: Callable, most: int, *args: Any) -> Any:
             mapped = iter(mapped)
             whole = [next(mapped) if is_mapped else value for value, is_mapped in zip(values, batched, strict=True)]
             captured, flat = jax.tree.unflatten(structure, whole)
-            return jax.core.eval_jaxpr(closed.jaxpr, captured, *flat)
+            return eval_jaxpr(closed.jaxpr, captured, *flat)
 
         if axis_size <= most:
             out = jax.vmap(one)(mapped)

@@ -9,18 +9,21 @@ import math
 import numbers
 import operator
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-__all__ = ["callable_", "count", "is_concrete", "key", "named", "nearest", "number", "optional", "positive", "unit"]
+T = TypeVar("T")
+
+__all__ = ["callable_", "count", "count_or", "instance", "is_concrete", "key", "named", "nearest", "number", "optional", "positive", "unit"]
 
 
 def is_concrete(value: Any) -> bool:
     """Whether `value` is known now, not a tracer that stands for values to come."""
-    return not isinstance(value, jax.core.Tracer)
+    return not isinstance(value, Tracer)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -45,6 +48,13 @@ def callable_(argument: str, value: Any, what: str) -> Any:
     return value
 
 
+def instance(argument: str, value: Any, kind: type[T]) -> T:
+    """`value`, if it is one of jaxpg's records of that kind."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{argument} must be a {kind.__name__}; got {type(value).__name__} ({value!r:.80})")
+    return value
+
+
 def optional(check: Any, argument: str, value: Any, *rest: Any, **options: Any) -> Any:
     """`None`, or what `check` makes of `value`."""
     return None if value is None else check(argument, value, *rest, **options)
@@ -64,6 +74,11 @@ def count(argument: str, value: Any, minimum: int = 1) -> int:
     if result < minimum:
         raise ValueError(f"{argument} must be an integer of at least {minimum}; got {result}")
     return result
+
+
+def count_or(argument: str, value: Any, default: int, minimum: int = 1) -> int:
+    """`default` for None, else `value` as `count` checks it."""
+    return default if value is None else count(argument, value, minimum)
 
 
 def number(argument: str, value: Any, low: float = -math.inf, high: float = math.inf, *,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg.rollout import EpisodeStatistics, float_dtype
+from jaxpg.lanes import EpisodeStatistics, float_dtype
 
 __all__ = ["GradientEstimate", "Moments", "add_statistics", "finish", "no_moments"]
 

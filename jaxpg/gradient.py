@@ -2,7 +2,8 @@
 
     ∇J(θ)  =  E_{τ ~ π_θ} [ Σ_t  w^t ∇_θ log π_θ(a_t | s_t) · ( Ψ_t(τ) − b_t ) ].
 
-`policy_gradient` plays the episodes and averages; `gradient_from` takes stored ones. Both run the same code on them.
+`policy_gradient` plays the episodes and averages; `jaxpg.stored.gradient_from` takes stored ones. Both run the same code
+on them.
 """
 
 import functools
@@ -15,15 +16,16 @@ import jax.numpy as jnp
 from jaxpg import _accumulate, _check, baselines, rollout, weights
 from jaxpg._batching import any_member
 from jaxpg._estimate import GradientEstimate, Moments, add_statistics, finish, no_moments
-from jaxpg._plan import Plan, default, make_plan, require_max_steps, row_bytes
+from jaxpg._plan import Plan, make_plan, require_max_steps, row_bytes
 from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
 from jaxpg.envs.check import check_structure
+from jaxpg.lanes import Trajectory, float_dtype, play_step, reset_lane, strong
 from jaxpg.policies.base import Policy
-from jaxpg.rollout import Queue, Trajectory, float_dtype
+from jaxpg.rollout import Queue
 from jaxpg.weights import Weight
 
-__all__ = ["GradientEstimate", "gradient_from", "policy_gradient"]
+__all__ = ["GradientEstimate", "policy_gradient"]
 
 DEFAULT_GROUPS = 32
 
@@ -67,10 +69,10 @@ def policy_gradient(
         that does not fit it; and, where `key` and `params` are concrete, for rewards that are not finite.
     """
     num_episodes = _check.count("num_episodes", num_episodes)
-    weight = weights.reward_to_go(discount=0.99) if weight is None else _record("weight", weight, Weight)
-    baseline = baselines.none() if baseline is None else _record("baseline", baseline, Baseline)
-    _record("env", env, Environment)
-    _record("policy", policy, Policy)
+    weight = weights.reward_to_go(discount=0.99) if weight is None else _check.instance("weight", weight, Weight)
+    baseline = baselines.none() if baseline is None else _check.instance("baseline", baseline, Baseline)
+    _check.instance("env", env, Environment)
+    _check.instance("policy", policy, Policy)
     require_max_steps(env)
     if policy.initial_carry is not None:
         raise ValueError("policy has a memory (initial_carry); policy_gradient takes policies without one")
@@ -82,8 +84,8 @@ def policy_gradient(
         "block_size": _check.optional(_check.count, "block_size", block_size),
         "buffer_bytes": _check.optional(_check.count, "buffer_bytes", buffer_bytes),
     }
-    num_groups = min(_check.optional(_check.count, "num_groups", num_groups) or DEFAULT_GROUPS, num_episodes)
-    _record("mesh", mesh, (jax.sharding.Mesh, type(None)))
+    num_groups = min(_check.count_or("num_groups", num_groups, DEFAULT_GROUPS), num_episodes)
+    _check.optional(_check.instance, "mesh", mesh, jax.sharding.Mesh)
     check_structure(env)
 
     def estimate(key, params):
@@ -108,13 +110,6 @@ def policy_gradient(
         return result
 
     return gradient
-
-
-def _record(argument: str, value: Any, kind: Any) -> Any:
-    if not isinstance(value, kind):
-        name = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
-        raise TypeError(f"{argument} must be a jaxpg {name}; got {type(value).__name__} ({value!r:.80})")
-    return value
 
 
 def _check_policy(env: Environment, policy: Policy, params: Any) -> None:
@@ -161,9 +156,9 @@ def _play(
             discount=weight.discount, value=weight.value, record=functools.partial(_record_row, weight),
         )
         group_ends = _slots_before(queue, id_ends, plan)
-        sums = _sum_terms(
+        sums = _accumulate.sum_terms(
             buffer, num_rows, statistics.length, queue.num_slots, policy, params, weight, baseline,
-            group_ends=group_ends, group_size=baseline.group_size or plan.chunk or 1, max_time=env.max_steps,
+            group_ends=group_ends, group_size=baseline.group_size or plan.chunk or 1, max_time=require_max_steps(env),
             block_size=plan.block_size, sums=moments.sums,
         )
         room = num_rows.astype(moments.room.dtype) * plan.num_lanes
@@ -174,22 +169,9 @@ def _play(
     return jax.lax.while_loop(lambda state: state[3], body, state)[2]
 
 
-def _sum_terms(buffer, num_rows, length, num_slots, policy, params, weight, baseline, *, group_ends, group_size,
-               max_time, block_size, sums, episode_weights=None):
-    """Weighs the buffer's steps and adds the finished episodes' terms to the groups' sums."""
-    weighted = _accumulate.weigh(
-        buffer, num_rows, length, num_slots, weight, baseline, group_size=group_size, max_time=max_time
-    )
-    return _accumulate.sum_scores(
-        buffer, weighted, policy, params, weight, baseline, group_ends=group_ends, group_size=group_size,
-        num_slots=num_slots, block_size=block_size, batch_steps=default("block_size"), episode_weights=episode_weights,
-        sums=sums,
-    )
-
-
 def _example_row(env: Environment, policy: Policy, weight: Weight, key: jax.Array, params: Any) -> Trajectory:
-    lane = rollout.reset_lane(env, policy, key, jnp.zeros((), jnp.int32), weight.discount)
-    _, row = rollout.play_step(env, policy, params, lane, weight.discount)
+    lane = reset_lane(env, policy, key, jnp.zeros((), jnp.int32), weight.discount)
+    _, row = play_step(env, policy, params, lane, weight.discount)
     if weight.value is not None:
         row = row._replace(value=weight.value(lane.observation, lane.time))
     return _record_row(weight, row)
@@ -198,7 +180,7 @@ def _example_row(env: Environment, policy: Policy, weight: Weight, key: jax.Arra
 def _record_row(weight: Weight, row: Trajectory) -> Trajectory:
     """What of a row the gradient needs."""
     value = None if row.value is None else jnp.asarray(row.value, float_dtype())
-    return rollout.strong(row._replace(log_prob=None, carry=None, value=value))
+    return strong(row._replace(log_prob=None, carry=None, value=value))
 
 
 def _share(num_episodes: int, unit: int, device: Any, num_devices: int) -> tuple[jax.Array, jax.Array]:
@@ -247,120 +229,3 @@ def _on_devices(play: Callable, mesh: jax.sharding.Mesh, key: jax.Array, params:
     replicated = jax.sharding.PartitionSpec()
     # check_vma=False: differentiating with respect to params inside then does not sum over devices by itself.
     return jax.shard_map(on_device, mesh=mesh, in_specs=replicated, out_specs=replicated, check_vma=False)(key, params)
-
-
-
-
-def gradient_from(
-    trajectory: Trajectory,
-    policy: Policy,
-    params: Any,
-    weight: Weight | None = None,
-    baseline: Baseline | None = None,
-    probabilities: Any = None,
-    *,
-    num_episodes: int | None = None,
-    num_groups: int | None = None,
-    block_size: int | None = None,
-) -> GradientEstimate:
-    """The policy gradient from stored episodes, by the same code as `policy_gradient`.
-
-    Fed with every trajectory of a small problem and their probabilities it gives the estimator's exact mean.
-
-    Args:
-      trajectory: whole episodes as [step, lane] arrays, back to back in the lanes in any arrangement. `episode` holds ids
-        0 … N − 1. A truncated episode is followed by a row that is not `valid` and holds its final observation, if the
-        weight has a value function. `log_prob`, `value` and `carry` are not looked at.
-      policy, params: π_θ. They should be those that acted: nothing corrects for another policy here.
-      weight, baseline: as in `policy_gradient`; all episodes are in memory, so the default group of a baseline made of
-        other episodes is all N.
-      probabilities: [N] p_i: the estimate is Σ_i p_i g_i, and its variances are NaN. None: p_i = 1/N.
-      num_episodes: N; needed where `trajectory` is traced and no probabilities are given.
-      num_groups, block_size: as in `policy_gradient`.
-    Raises:
-      ValueError, TypeError: as `policy_gradient`; and for episodes that are not whole, where that can be seen.
-    """
-    weight = weights.reward_to_go(discount=0.99) if weight is None else _record("weight", weight, Weight)
-    baseline = baselines.none() if baseline is None else _record("baseline", baseline, Baseline)
-    _record("trajectory", trajectory, Trajectory)
-    _record("policy", policy, Policy)
-    shape = jnp.shape(trajectory.reward)
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"trajectory must hold [step, lane] arrays with at least one step; reward has shape {shape}")
-    num_episodes = _number_of_episodes(trajectory, probabilities, num_episodes)
-    if baseline.peers is not None and num_episodes < 2:
-        raise ValueError(f"num_episodes must be at least 2 for a baseline made of the other episodes; got {num_episodes}")
-    num_groups = min(_check.optional(_check.count, "num_groups", num_groups) or DEFAULT_GROUPS, num_episodes)
-    floats = float_dtype()
-    trajectory = trajectory._replace(
-        reward=jnp.asarray(trajectory.reward, floats), terminated=jnp.asarray(trajectory.terminated, bool),
-        truncated=jnp.asarray(trajectory.truncated, bool) & ~jnp.asarray(trajectory.terminated, bool),
-        valid=jnp.asarray(trajectory.valid, bool), log_prob=None, carry=None,
-        value=None if weight.value is None else jax.vmap(jax.vmap(weight.value))(
-            trajectory.observation, trajectory.time).astype(floats),
-    )
-    statistics = _episode_statistics(trajectory, num_episodes, weight.discount)
-    if _check.is_concrete(statistics.length) and not bool(jnp.all(statistics.length > 0)):
-        missing = [int(i) for i in jnp.flatnonzero(statistics.length == 0)[:5]]
-        raise ValueError(f"trajectory must hold whole episodes 0 … {num_episodes - 1}; missing or without an end: "
-                         f"{missing}")
-    group_ends = jnp.asarray([num_episodes * (g + 1) // num_groups for g in range(num_groups)], jnp.int32)
-    moments = no_moments(params, num_groups, num_episodes, shape[0])
-    sums = _sum_terms(
-        trajectory, jnp.asarray(shape[0], jnp.int32), statistics.length, jnp.asarray(num_episodes, jnp.int32), policy,
-        params, weight, baseline, group_ends=group_ends, group_size=baseline.group_size or num_episodes,
-        max_time=shape[0], block_size=min(block_size or default("block_size"), shape[0] * shape[1]), sums=moments.sums,
-        episode_weights=None if probabilities is None else jnp.asarray(probabilities, floats),
-    )
-    room = jnp.asarray(shape[0] * shape[1], floats)
-    estimate = finish(add_statistics(moments._replace(sums=sums, room=room), statistics), num_episodes, num_groups)
-    if probabilities is None:
-        return estimate
-    return _with_probabilities(estimate, sums, jnp.asarray(probabilities, floats), statistics)
-
-
-def _number_of_episodes(trajectory: Trajectory, probabilities: Any, num_episodes: Any) -> int:
-    if num_episodes is not None:
-        num_episodes = _check.count("num_episodes", num_episodes)
-    if probabilities is not None:
-        shape = jnp.shape(probabilities)
-        if len(shape) != 1 or (num_episodes or shape[0]) != shape[0]:
-            raise ValueError(f"probabilities must have shape [N] with N = num_episodes = {num_episodes}; got {shape}")
-        return shape[0]
-    if num_episodes is None:
-        if not _check.is_concrete(trajectory.episode):
-            raise ValueError("num_episodes is required where the trajectory is traced")
-        num_episodes = int(jnp.max(jnp.where(trajectory.valid, trajectory.episode, 0))) + 1
-    return num_episodes
-
-
-def _episode_statistics(trajectory: Trajectory, num_episodes: int, discount: Any) -> rollout.EpisodeStatistics:
-    """Lengths and returns of the stored episodes, [N]."""
-    ended = trajectory.valid & (trajectory.terminated | trajectory.truncated)
-    floats = trajectory.reward.dtype
-    reward = jnp.where(trajectory.valid, trajectory.reward, 0.0)
-    slots = jnp.where(trajectory.valid, trajectory.episode, num_episodes)
-    zeros = jnp.zeros(num_episodes, floats)
-    return rollout.EpisodeStatistics(
-        length=jnp.zeros(num_episodes, jnp.int32)
-        .at[jnp.where(ended, trajectory.episode, num_episodes)].set(trajectory.time + 1, mode="drop"),
-        returns=zeros.at[slots].add(reward, mode="drop"),
-        discounted_returns=zeros.at[slots].add(
-            reward * jnp.asarray(discount, floats) ** trajectory.time, mode="drop"),
-    )
-
-
-def _with_probabilities(
-    estimate: GradientEstimate, sums: Any, probabilities: jax.Array, statistics: rollout.EpisodeStatistics
-) -> GradientEstimate:
-    """The weighted sums in place of the means; what is known of their spread only if episodes weigh alike is NaN."""
-    nan = jnp.full((), jnp.nan, probabilities.dtype)
-    gradient = jax.tree.map(lambda s: jnp.sum(s, axis=0), sums)
-    squared_norm = sum(jnp.sum(g**2).astype(nan.dtype) for g in jax.tree.leaves(gradient))
-    return estimate._replace(
-        gradient=gradient, variance=jax.tree.map(lambda g: jnp.full_like(g, jnp.nan), gradient),
-        objective=jnp.sum(probabilities * statistics.discounted_returns), objective_error=nan,
-        episode_return=jnp.sum(probabilities * statistics.returns),
-        episode_length=jnp.sum(probabilities * statistics.length),
-        gradient_norm=jnp.sqrt(squared_norm), gradient_norm_error=nan, snr=nan, noise_scale=nan, trace=nan,
-    )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg import _check, render_classic, rollout
+from jaxpg import _check, lanes, render_classic
 from jaxpg._plan import require_max_steps
 from jaxpg.envs.base import Environment
 from jaxpg.policies.base import Policy, check_environment
@@ -69,13 +69,13 @@ def play_episode(
     longest = require_max_steps(check_environment(env))
 
     def step(lane, _):
-        lane, row = rollout.play_step(env, policy, params, lane, None, deterministic)
+        lane, row = lanes.play_step(env, policy, params, lane, None, deterministic)
         action = _environment_action(policy, params, row)
         return lane, (lane.state, lane.observation, action, lane.returns, row.terminated | row.truncated)
 
     @jax.jit
     def play(key):
-        first = rollout.reset_lane(env, policy, jax.random.fold_in(key, episode), jnp.zeros((), jnp.int32), None)
+        first = lanes.reset_lane(env, policy, jax.random.fold_in(key, episode), jnp.zeros((), jnp.int32), None)
         _, (states, observations, actions, returns, ended) = jax.lax.scan(step, first, length=longest)
         places = jax.tree.map(lambda x, rest: jnp.concatenate([x[None], rest]), (first.state, first.observation),
                               (states, observations))
@@ -132,7 +132,7 @@ def _environment_action(policy: Policy, params: Any, row: Any) -> Any:
         distribution = policy.apply(params, row.observation)
     else:
         distribution, _ = policy.apply(params, row.observation, row.carry)
-    return rollout.environment_action(distribution, row.action)
+    return lanes.environment_action(distribution, row.action)
 
 
 def _to_numpy(leaf: jax.Array) -> Any:

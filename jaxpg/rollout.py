@@ -1,108 +1,39 @@
-"""Rollouts τ ~ π_θ: lanes that play episodes side by side, one environment step each per row.
+"""Rollouts τ ~ π_θ: whole episodes, packed on lanes that take one environment step each per row.
 
 `episodes` plays whole episodes packed back to back: a lane whose episode ends takes the next episode id until all
 are played, so no step is computed for a dead lane except in the tail, no episode is favoured for being short and none
-is cut. `collect` keeps all their steps. `jaxpg.segments` takes the same lane step for segments of fixed length.
+is cut. `collect` keeps all their steps. `jaxpg.segments` plays segments of fixed length.
 
-Randomness goes by name. Episode i has the key e = fold_in(key, i). Its reset draws from fold_in(e, 0); its step t has
-the key k = fold_in(e, t + 1): the action draws from k, the environment from fold_in(k, 2³² − 1), a counter that no draw
-from k reaches. What an episode is therefore depends on its name alone: not on lanes, chunks, devices or `vmap`. Where
-the environment ignores its key, the compiler drops the derivation.
+Randomness goes by name: episode i has the key fold_in(key, i), from which `jaxpg.lanes` draws all that happens in it.
+What an episode is depends on its name alone: not on lanes, chunks, devices or `vmap`.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxpg import _check
 from jaxpg._batching import any_member, write_row
 from jaxpg._plan import default, require_max_steps, worst_rows
-from jaxpg.envs.base import Environment
 from jaxpg._threefry import fold_in
+from jaxpg.envs.base import Environment
+from jaxpg.lanes import (
+    EpisodeStatistics,
+    Lanes,
+    Trajectory,
+    float_dtype,
+    play_row,
+    play_step,
+    reset_lane,
+    select,
+    strong,
+    zeros_of,
+)
 from jaxpg.policies.base import Policy
 
-__all__ = ["EpisodeStatistics", "Lanes", "Queue", "Trajectory", "collect", "episodes"]
-
-ENVIRONMENT_STREAM = np.uint32(2**32 - 1)
-
-
-class Trajectory(NamedTuple):
-    """Steps as [step, lane] arrays, time first. Episodes lie back to back in a lane.
-
-    Fields:
-      observation: s_t, the observation in which `action` was taken; in a row with `valid` False behind a truncated
-        step, the final observation that the step led to.
-      action: a_t as the policy's distribution sampled it (for a squashed one, before squashing).
-      log_prob: log π(a_t | s_t) of the policy that acted.
-      reward, terminated, truncated: of the step that took `action` in `observation`; never both flags.
-      value: V(s_t) where the rollout was given a value function, else None.
-      carry: the policy's memory before the step; None without one.
-      episode: the id of the episode that the step belongs to.
-      time: t, the index of the step within its episode.
-      valid: whether the row is a step that was played.
-    """
-
-    observation: Any
-    action: Any
-    log_prob: Any
-    reward: jax.Array
-    terminated: jax.Array
-    truncated: jax.Array
-    value: Any
-    carry: Any
-    episode: jax.Array
-    time: jax.Array
-    valid: jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class KeyWords:
-    """A random key as the plain words that loops can select and gather; `impl` names its generator."""
-
-    words: jax.Array
-    impl: Any = dataclasses.field(metadata={"static": True})
-
-    @classmethod
-    def of(cls, key: jax.Array) -> "KeyWords":
-        """The words of a typed key."""
-        return cls(jax.random.key_data(key), jax.random.key_impl(key))
-
-    def key(self) -> jax.Array:
-        """The typed key."""
-        return jax.random.wrap_key_data(self.words, impl=self.impl)
-
-
-class Lanes(NamedTuple):
-    """What a lane carries from row to row; every leaf has a leading [lane] axis.
-
-    `episode` counts within the queue (`episodes`) or within the lane (`segment`). `final` marks a lane whose next row
-    only records the final observation of a truncated episode. `returns` and `discounted_returns` are the sums so far.
-    """
-
-    state: Any
-    observation: Any
-    carry: Any
-    key: KeyWords
-    episode: jax.Array
-    time: jax.Array
-    playing: jax.Array
-    final: jax.Array
-    returns: jax.Array
-    discounted_returns: jax.Array
-    discount: jax.Array
-
-
-class EpisodeStatistics(NamedTuple):
-    """What is known of each episode of a queue, [slot] arrays; an episode that was not finished has length 0."""
-
-    length: jax.Array
-    returns: jax.Array
-    discounted_returns: jax.Array
+__all__ = ["EpisodeStatistics", "Queue", "Trajectory", "collect", "episodes"]
 
 
 class Queue(NamedTuple):
@@ -131,151 +62,6 @@ class Queue(NamedTuple):
         """The episode id of each slot."""
         pending = self.pending[jnp.clip(slots, 0, self.pending.shape[0] - 1)]
         return jnp.where(slots < self.num_pending, pending, self.next_id + slots - self.num_pending)
-
-
-def select(mask: jax.Array, when_true: Any, when_false: Any) -> Any:
-    """`when_true` on the lanes where `mask` holds, leaf by leaf."""
-
-    def leaf(new, old):
-        return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - mask.ndim)), new, old)
-
-    return jax.tree.map(leaf, when_true, when_false)
-
-
-def as_dtypes_of(reference: Any, tree: Any) -> Any:
-    """`tree` with the (strong) dtypes of `reference`: loops need types that do not change from row to row."""
-    return jax.tree.map(lambda x, y: y if _is_key(x) else jnp.asarray(y).astype(x.dtype), reference, tree)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.asarray(leaf).dtype if not hasattr(leaf, "dtype") else leaf.dtype, jax.dtypes.prng_key)
-
-
-def strong(tree: Any) -> Any:
-    """`tree` as arrays without weak types."""
-    return jax.tree.map(lambda x: x if _is_key(x) else jnp.asarray(x).astype(jnp.asarray(x).dtype), tree)
-
-
-def float_dtype() -> Any:
-    """float32, or float64 under x64."""
-    return jnp.result_type(float)
-
-
-def environment_action(distribution: Any, action: Any) -> Any:
-    """The action as the environment takes it: squashed or scaled where the distribution says so."""
-    transform = getattr(distribution, "to_environment", None)
-    return action if transform is None else transform(action)
-
-
-def reset_lane(env: Environment, policy: Policy, key: jax.Array, episode: jax.Array, discount: Any) -> Lanes:
-    """One lane at the first step of the episode that `key` names; `episode` is its number."""
-    state, observation = env.reset(fold_in(key, 0))
-    floats = float_dtype()
-    return Lanes(
-        state=strong(state),
-        observation=strong(observation),
-        carry=strong(policy.initial_carry),
-        key=KeyWords.of(key),
-        episode=jnp.asarray(episode, jnp.int32),
-        time=jnp.zeros((), jnp.int32),
-        playing=jnp.ones((), bool),
-        final=jnp.zeros((), bool),
-        returns=jnp.zeros((), floats),
-        discounted_returns=jnp.zeros((), floats),
-        discount=jnp.ones((), floats) if discount is not None else None,
-    )
-
-
-def key_for_environment(key: jax.Array) -> jax.Array:
-    """The environment's key of the step with this key: independent of all that the action draws."""
-    return fold_in(key, ENVIRONMENT_STREAM)
-
-
-def play_step(
-    env: Environment, policy: Policy, params: Any, lane: Lanes, discount: Any, deterministic: bool = False
-) -> tuple[Lanes, Trajectory]:
-    """One step of one lane: a ~ π(· | s), s′, r ~ P(· | s, a). Nothing is reset here.
-
-    The flags are exclusive: a step that terminates is not also truncated, and the `max_steps`-th step of an episode
-    truncates it if nothing else has ended it.
-    """
-    key = fold_in(lane.key.key(), lane.time + 1)
-    environment_key = key_for_environment(key)
-    if policy.initial_carry is None:
-        distribution, carry = policy.apply(params, lane.observation), None
-    else:
-        distribution, carry = policy.apply(params, lane.observation, lane.carry)
-        carry = as_dtypes_of(lane.carry, carry)
-    action = distribution.mode() if deterministic else distribution.sample(key)
-    state, timestep = env.step(environment_key, lane.state, environment_action(distribution, action))
-
-    reward = jnp.asarray(timestep.reward).astype(float_dtype())
-    terminated = jnp.asarray(timestep.terminated, bool)
-    truncated = jnp.asarray(timestep.truncated, bool)
-    if env.max_steps is not None:
-        truncated |= lane.time + 1 >= env.max_steps
-    truncated &= ~terminated
-
-    step = Trajectory(
-        observation=lane.observation,
-        action=action,
-        log_prob=distribution.log_prob(action),
-        reward=reward,
-        terminated=terminated,
-        truncated=truncated,
-        value=None,
-        carry=lane.carry,
-        episode=lane.episode,
-        time=lane.time,
-        valid=lane.playing & ~lane.final,
-    )
-    if discount is None:
-        discounted_returns, next_discount = lane.discounted_returns, None
-    else:
-        discounted_returns = lane.discounted_returns + lane.discount * reward
-        next_discount = (lane.discount * discount).astype(lane.discount.dtype)
-    lane = lane._replace(
-        state=as_dtypes_of(lane.state, state),
-        observation=as_dtypes_of(lane.observation, timestep.observation),
-        carry=carry,
-        time=lane.time + 1,
-        returns=lane.returns + reward,
-        discounted_returns=discounted_returns,
-        discount=next_discount,
-    )
-    return lane, step
-
-
-def play_row(
-    env: Environment,
-    policy: Policy,
-    params: Any,
-    lanes: Lanes,
-    discount: Any,
-    value: Callable | None,
-    final_rows: bool,
-    deterministic: bool = False,
-) -> tuple[Lanes, Trajectory, jax.Array, jax.Array]:
-    """One step of every lane.
-
-    With `final_rows`, a lane whose episode was truncated keeps its place for one more row, which records the final
-    observation (for bootstrapping) and is not valid.
-
-    Returns:
-      (lanes, row, ended, free): `ended` marks the lanes whose episode ended in this row, `free` those that can take a
-      new one.
-    """
-    before = lanes
-    lanes, row = jax.vmap(lambda lane: play_step(env, policy, params, lane, discount, deterministic))(lanes)
-    if value is not None:
-        row = row._replace(value=jax.vmap(value)(before.observation, before.time))
-    ended = row.valid & (row.terminated | row.truncated)
-    final = ended & row.truncated if final_rows else jnp.zeros_like(ended)
-    free = (ended & ~final) | before.final
-    return lanes._replace(playing=before.playing & ~free, final=final), row, ended, free
-
-
-# --- Whole episodes, packed ------------------------------------------------------------------------------------------
 
 
 class _Round(NamedTuple):
@@ -374,13 +160,17 @@ def episodes(
             going=any_member(left) & (rnd.row + 1 < num_rows),
         )
 
-    # All lanes start free, without an episode; the first row hands them one.
-    lanes = jax.tree.map(
-        lambda x: jnp.broadcast_to(key, x.shape) if _is_key(x) else jnp.zeros(x.shape, x.dtype),
-        jax.eval_shape(lanes_for, jnp.arange(num_lanes, dtype=jnp.int32)),
-    )
-    floats = float_dtype()
-    start = _Round(
+    lanes = jax.eval_shape(lanes_for, jnp.arange(num_lanes, dtype=jnp.int32))
+    start = _start(lanes, buffer, max_slots, any_member(queue.num_slots > 0))
+    end = jax.lax.while_loop(lambda rnd: rnd.going, body, start)
+    return (end.buffer, end.row, *_what_is_left(end, queue))
+
+
+def _start(lanes: Any, buffer: Any, max_slots: int, going: jax.Array) -> _Round:
+    """Before the first row: all lanes are free and without an episode, and the pool is empty."""
+    lanes = jax.tree.map(zeros_of, lanes)
+    num_lanes, floats = lanes.playing.shape[0], float_dtype()
+    return _Round(
         lanes=lanes,
         free=jnp.ones(num_lanes, bool),
         pool=lanes,
@@ -391,24 +181,24 @@ def episodes(
         ),
         buffer=buffer,
         row=jnp.zeros((), jnp.int32),
-        going=any_member(queue.num_slots > 0),
+        going=going,
     )
-    end = jax.lax.while_loop(lambda rnd: rnd.going, body, start)
 
+
+def _what_is_left(end: _Round, queue: Queue) -> tuple[EpisodeStatistics, Queue]:
+    """The statistics with the unfinished episodes marked, and the queue that is headed by them."""
     # A lane that waits to record its final observation has played its episode but not stored it: it is unfinished.
     unfinished = end.lanes.playing
-    statistics = end.episodes._replace(
-        length=end.episodes.length.at[jnp.where(unfinished, end.lanes.episode, max_slots)].set(0, mode="drop")
-    )
-    ids = jnp.sort(jnp.where(unfinished, queue.ids(end.lanes.episode), jnp.iinfo(jnp.int32).max))
-    num_new = jnp.maximum(end.next_slot - queue.num_pending, 0)
+    max_slots = end.episodes.length.shape[0]
+    length = end.episodes.length.at[jnp.where(unfinished, end.lanes.episode, max_slots)].set(0, mode="drop")
+    num_pending = jnp.sum(unfinished, dtype=jnp.int32)
     rest = Queue(
-        pending=ids,
-        num_pending=jnp.sum(unfinished, dtype=jnp.int32),
-        next_id=queue.next_id + num_new,
-        num_slots=jnp.sum(unfinished, dtype=jnp.int32),
+        pending=jnp.sort(jnp.where(unfinished, queue.ids(end.lanes.episode), jnp.iinfo(jnp.int32).max)),
+        num_pending=num_pending,
+        next_id=queue.next_id + jnp.maximum(end.next_slot - queue.num_pending, 0),
+        num_slots=num_pending,
     )
-    return end.buffer, end.row, statistics, rest
+    return end.episodes._replace(length=length), rest
 
 
 def collect(
@@ -436,7 +226,7 @@ def collect(
     num_episodes = _check.count("num_episodes", num_episodes)
     key = _check.key("key", key)
     longest = require_max_steps(env) + final_rows
-    num_lanes = min(_check.optional(_check.count, "num_lanes", num_lanes) or default("num_lanes"), num_episodes)
+    num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
     num_rows = worst_rows(num_episodes, num_lanes, longest)
 
     def example(params):

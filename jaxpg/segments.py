@@ -1,6 +1,6 @@
 """Fixed-length segments of rollouts, for actor-critic methods: T steps of every lane, going on where the last stopped.
 
-The lanes take the same step as whole episodes do (`jaxpg.rollout`). The c-th episode of lane l has the key
+The lanes take the same step as whole episodes do (`jaxpg.lanes`). The c-th episode of lane l has the key
 fold_in(fold_in(key, l), c): what a lane plays does not depend on the other lanes or on where segments are cut.
 """
 
@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpg import _check, rollout
+from jaxpg import _check
 from jaxpg._batching import any_member
 from jaxpg._threefry import fold_in
 from jaxpg.envs.base import Environment
+from jaxpg.lanes import EpisodeStatistics, KeyWords, Lanes, Trajectory, play_row, reset_lane, select
 from jaxpg.policies.base import Policy
-from jaxpg.rollout import EpisodeStatistics, KeyWords, Lanes, Trajectory
 
 __all__ = ["Segment", "SegmentState", "segment", "start_segments"]
 
@@ -56,7 +56,7 @@ class Segment(NamedTuple):
 
 def _fresh(env: Environment, policy: Policy, keys: KeyWords, episode: jax.Array) -> Lanes:
     def lane(key, episode):
-        return rollout.reset_lane(env, policy, fold_in(key.key(), episode), episode, None)
+        return reset_lane(env, policy, fold_in(key.key(), episode), episode, None)
 
     return jax.vmap(lane)(keys, episode)
 
@@ -99,10 +99,10 @@ def segment(
         spare, spent = jax.lax.cond(
             any_member(jnp.any(free & state.spent)), refill, lambda: (state.spare, state.spent)
         )
-        return state._replace(lanes=rollout.select(free, spare, state.lanes), spare=spare, spent=spent | free)
+        return state._replace(lanes=select(free, spare, state.lanes), spare=spare, spent=spent | free)
 
     def body(state: SegmentState, _):
-        lanes, row, ended, free = rollout.play_row(env, policy, params, state.lanes, None, value, final_rows)
+        lanes, row, ended, free = play_row(env, policy, params, state.lanes, None, value, final_rows)
         statistics = EpisodeStatistics(lanes.time, lanes.returns, lanes.discounted_returns)
         state = state._replace(lanes=lanes)
         state = jax.lax.cond(any_member(jnp.any(free)), hand_out, lambda _, state: state, free, state)

@@ -10,7 +10,7 @@ import pytest
 from auditing import audit, problems, sample
 
 import jaxpg
-from jaxpg import _accumulate, baselines, rollout, weights
+from jaxpg import _accumulate, baselines, lanes, rollout, weights
 
 PROBLEMS = problems()
 DISCOUNT = PROBLEMS[0].mdp.discount
@@ -147,7 +147,7 @@ def test_rejects_episodes_that_share_a_key(monkeypatch):
 
 
 def test_rejects_one_key_for_action_and_environment(monkeypatch):
-    monkeypatch.setattr(rollout, "key_for_environment", lambda key: key)
+    monkeypatch.setattr(lanes, "key_for_environment", lambda key: key)
     assert not judge("reward_to_go", "none").passed
 
 

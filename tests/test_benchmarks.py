@@ -1,5 +1,6 @@
 """The benchmarks compare like with like: every rival computes the gradient that jaxpg computes."""
 
+import itertools
 import json
 from fractions import Fraction
 
@@ -60,9 +61,9 @@ def test_idiomatic_gradient_is_jaxpg_s_on_the_same_steps(params, full_length, ke
     assert full_length == (int(result.num_steps) == 24 * 20)
 
 
-@pytest.mark.parametrize("name", ["masked", "early_exit"])
+@pytest.mark.parametrize("name", ["masked", "early_exit_batches"])
 def test_batched_gradient_is_jaxpg_s_on_the_same_steps(problem, params, name, key):
-    lanes, stop_early = 8, name == "early_exit"
+    lanes, stop_early = 8, name == "early_exit_batches"
     buffer = rivals.empty_buffer(problem, lanes, key, params)
     play = jax.jit(lambda key, params: rivals.play(problem, key, params, buffer, stop_early))
     gradients, num_steps, num_rows = [], 0, 0
@@ -118,9 +119,9 @@ def test_full_length_cartpole_is_cartpole_until_the_pole_falls(key):
 
 
 def test_candidates_divide_what_they_split():
-    for num_episodes in (1, 7, 96, 4096):
+    for name, num_episodes in itertools.product(rivals.TUNABLE, (1, 7, 96, 4096)):
         for backend in ("cpu", "gpu"):
-            found = rivals.candidates(num_episodes, backend)
+            found = rivals.candidates(name, num_episodes, backend)
             assert found and len({tuple(pair.values()) for pair in found}) == len(found)
             assert all(num_episodes % pair["lanes"] == 0 == pair["lanes"] % pair["block"] for pair in found)
     with pytest.raises(ValueError, match="lanes must divide 24 episodes"):
@@ -205,10 +206,9 @@ def test_gradient_benchmark_in_one_process(tmp_path, capsys):
     from benchmarks import gradient
 
     out = tmp_path / "new" / "gradient.json"
-    arguments = (
-        "--one-process --num-episodes 32 --limit 10 --hidden 4 --rounds 2 --no-tune --workloads untrained".split()
-    )
-    gradient.main([*arguments, "--contenders", "packed", "packed_per_core", "early_exit", "--out", str(out)])
+    sizes = "--num-episodes 32 --limit 10 --hidden 4 --rounds 2 --workloads untrained".split()
+    contenders = ["--contenders", "packed", "packed_per_core", "early_exit"]
+    gradient.main(["--one-process", "--no-tune", *sizes, *contenders, "--out", str(out)])
     check_gradient_result(json.loads(out.read_text()), ["packed", "early_exit"], 2)
     assert "early_exit / packed" in capsys.readouterr().out
 

@@ -61,7 +61,7 @@ BASELINES = {
     "time": (lambda p: baselines.time(p.baseline[:, 0]), lambda p, s: p.baseline[: len(s) - 1, 0]),
     "state_time": (lambda p: baselines.value(value_of(p.baseline)), lambda p, s: p.baseline[range(len(s) - 1), s[:-1]]),
 }
-PROBLEMS = [dict(seed=20), dict(seed=21, terminal=False, reward_axes=2), dict(seed=22, horizon=4)]
+PROBLEMS = [dict(seed=21, terminal=False, reward_axes=2), dict(seed=22, horizon=4)]
 
 
 @pytest.fixture(params=PROBLEMS, ids=str)
@@ -94,16 +94,22 @@ def test_mean_and_covariance_of_one_episode(problem, weight, baseline):
     mdp = problem.mdp()
     np.testing.assert_allclose(np.ravel(mdp.mean(policy, params, **arguments)), mean, rtol=0, atol=1e-12)
     np.testing.assert_allclose(mdp.covariance(policy, params, **arguments), covariance, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(mdp.covariance(policy, params, **arguments, num_episodes=7), covariance / 7, atol=1e-12)
     bias = mean - np.ravel(mdp.policy_gradient(policy, params))
     np.testing.assert_allclose(np.ravel(mdp.bias(policy, params, **arguments)), bias, rtol=0, atol=1e-12)
     unbiased = weight in ("total_return", "reward_to_go")
     assert (np.abs(bias).max() < 1e-12) == unbiased
 
 
+def test_episodes_average(x64):
+    problem = Problem(seed=20)
+    policy, params = policy_and_params(problem)
+    one, seven = (problem.mdp().covariance(policy, params, num_episodes=n) for n in (1, 7))
+    np.testing.assert_allclose(seven, one / 7, rtol=1e-12)
+
+
 @pytest.mark.parametrize("weight", WEIGHTS)
-@pytest.mark.parametrize("num_episodes, group_size", [(2, None), (3, None)])
-def test_leave_one_out_over_all_tuples_of_trajectories(x64, weight, num_episodes, group_size):
+@pytest.mark.parametrize("num_episodes", [2, 3])
+def test_leave_one_out_over_all_tuples_of_trajectories(x64, weight, num_episodes):
     """Every pair and triple of trajectories of a tiny MDP, through the definition."""
     problem = Problem(seed=30, num_states=2 if num_episodes == 3 else 3, horizon=2)
     _leave_one_out_case(

@@ -201,22 +201,26 @@ def gymnasium_returns(name, policy, episodes):
     return np.asarray(returns)
 
 
-def our_returns(env, policy, episodes, seed=0):
-    def play(key):
+def our_returns(env, policies, episodes=512):
+    """[policies, episodes]: one program plays them all."""
+
+    def play(which, key):
         state, observation = env.reset(jax.random.fold_in(key, 0))
 
         def step(carry, time):
             state, observation, alive = carry
             step_key, action_key = jax.random.split(jax.random.fold_in(key, time + 1))
-            action = policy(jnp, observation, jax.random.uniform(action_key))
-            state, timestep = env.step(step_key, state, action)
+            u = jax.random.uniform(action_key)
+            actions = [jnp.asarray(policy(jnp, observation, u), env.action_space.dtype) for policy in policies]
+            state, timestep = env.step(step_key, state, jnp.stack(actions)[which])
             reward = jnp.where(alive, timestep.reward, 0.0)
             return (state, timestep.observation, alive & ~(timestep.terminated | timestep.truncated)), reward
 
         _, rewards = jax.lax.scan(step, (state, observation, True), jnp.arange(env.max_steps))
         return rewards.sum()
 
-    return np.asarray(jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(seed), episodes)), np.float64)
+    keys = jax.random.split(jax.random.key(0), (len(policies), episodes))
+    return np.asarray(jax.jit(jax.vmap(jax.vmap(play, (None, 0))))(jnp.arange(len(policies)), keys), np.float64)
 
 
 def standardized_difference(theirs, ours):
@@ -233,9 +237,12 @@ def standardized_difference(theirs, ours):
 def test_fixed_policies_give_gymnasiums_mean_returns():
     """All z together: Σ z² is χ² with one degree of freedom for each case; false alarm 1e-4 (the seeds are fixed)."""
     z = {}
-    for (name, kind), (policy, episodes) in CASES.items():
-        theirs = gymnasium_returns(name, policy, episodes)
-        z[name, kind] = standardized_difference(theirs, our_returns(jaxpg.make(name), policy, 512))
+    for name in NAMES:
+        cases = {kind: case for (environment, kind), case in CASES.items() if environment == name}
+        ours = our_returns(jaxpg.make(name), [policy for policy, _ in cases.values()])
+        for row, (kind, (policy, episodes)) in zip(ours, cases.items(), strict=True):
+            z[name, kind] = standardized_difference(gymnasium_returns(name, policy, episodes), row)
+    assert len(z) == len(CASES)
     report = "\n".join(f"{name} {kind}: z = {value:+.2f}" for (name, kind), value in z.items())
     assert sum(value**2 for value in z.values()) < scipy.stats.chi2.ppf(1 - 1e-4, len(z)), report
 
@@ -245,6 +252,6 @@ def test_the_criterion_sees_what_gymnax_has_otherwise():
     import gymnax
 
     name, (policy, episodes) = "MountainCarContinuous-v0", CASES["MountainCarContinuous-v0", "feedback"]
-    raw = envs.from_gymnax(*gymnax.make(name))
-    z = standardized_difference(gymnasium_returns(name, policy, episodes), our_returns(raw, policy, 512))
+    (ours,) = our_returns(envs.from_gymnax(*gymnax.make(name)), [policy])
+    z = standardized_difference(gymnasium_returns(name, policy, episodes), ours)
     assert z**2 > scipy.stats.chi2.ppf(1 - 1e-4, len(CASES))

@@ -17,9 +17,9 @@ from jaxpg import _check, baselines, rollout, weights
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
-from jaxpg.gradient import gradient_from
+from jaxpg.lanes import Trajectory
 from jaxpg.policies.base import Critic, Policy
-from jaxpg.rollout import Trajectory
+from jaxpg.stored import gradient_from
 from jaxpg.weights import Weight
 
 __all__ = ["ReinforceState", "reinforce"]
@@ -76,6 +76,8 @@ def reinforce(
     optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(1e-2)) if optimizer is None else optimizer
     critic_optimizer = optax.adam(3e-3) if critic_optimizer is None else critic_optimizer
 
+    value = None if critic is None else critic.apply
+
     def init(key: Any) -> ReinforceState:
         key = _check.key("key", key)
         policy_key, critic_key, sample_key = jax.random.split(key, 3)
@@ -96,7 +98,7 @@ def reinforce(
             env, policy, state.params, sample_key, num_episodes=num_episodes, num_lanes=num_lanes,
             discount=weight.discount, final_rows=weight.value is not None,
         )
-        b = baseline if critic is None else baselines.value(lambda o: critic.apply(state.critic_params, o))
+        b = baseline if value is None else baselines.value(lambda o: value(state.critic_params, o))
         estimate = gradient_from(
             trajectory, policy, state.params, weight, b, num_episodes=num_episodes
         )

@@ -1,11 +1,14 @@
 """From words to a command: tyro reads the dataclasses of `jaxpg.cli.commands`."""
 
+import inspect
 import pathlib
+import re
+import shutil
+import textwrap
 import typing
 from collections.abc import Callable
 from typing import Any
 
-from jaxpg._check import nearest
 from jaxpg.cli.commands import COMMANDS, EnvironmentName
 
 __all__ = ["parse"]
@@ -30,14 +33,15 @@ def parse(words: list[str]) -> Any:
     with _registry():
         if words and words[0] in COMMANDS:
             command = COMMANDS[words[0]]
-            return tyro.cli(command, prog=f"jaxpg {words[0]}", args=words[1:], config=config)
+            about = _wrapped(inspect.getdoc(command) or "")
+            return tyro.cli(command, prog=f"jaxpg {words[0]}", description=about, args=words[1:], config=config)
         if words and not words[0].startswith("-"):
-            _refuse(f"there is no command {words[0]!r}{nearest(words[0], COMMANDS)}. Commands: {', '.join(COMMANDS)}")
+            _refuse_command(words[0])
         every = typing.Union[tuple(  # noqa: UP007: a union of what is known at run time only
             typing.Annotated[command, tyro.conf.subcommand(name, description=_first_line(command))]
             for name, command in COMMANDS.items()
         )]  # fmt: skip
-        return tyro.cli(every, prog="jaxpg", description=_ABOUT, args=words or ["--help"], config=config)
+        return tyro.cli(every, prog="jaxpg", description=_wrapped(_ABOUT), args=words or ["--help"], config=config)
 
 
 def _first_line(command: type) -> str:
@@ -50,11 +54,23 @@ def _print_version() -> None:
     print(*(f"{package} {version(package)}" for package in ("jaxpg", "jax", "jaxlib")))
 
 
-def _refuse(message: str) -> None:
+def _refuse_command(name: str) -> None:
+    from jaxpg._check import nearest  # Imports jax.
     from jaxpg.cli import USER_ERROR, _say_error
 
-    _say_error(message)
+    _say_error(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
     raise SystemExit(USER_ERROR)
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs and numbered lines, filled to the terminal's width.
+
+    tyro joins lines unless the next one begins with something else than a letter: those that go on begin with a space.
+    """
+    width = min(shutil.get_terminal_size().columns, 100)
+    filled = [textwrap.fill(" ".join(item.split()), width, subsequent_indent=" ") if item.strip() else ""
+              for item in re.split(r"\n(?=\n|\d\. )|(?<=\n)\n", text)]
+    return "\n".join(filled)
 
 
 def _registry() -> Any:

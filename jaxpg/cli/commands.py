@@ -32,6 +32,7 @@ class Demo(Command):
 
     Example:  jaxpg demo --out outputs/demo
 
+    What it does:
     1. One policy gradient from many whole episodes of an untrained policy, on all cores (or accelerators).
     2. REINFORCE with a learned value baseline, until 100 fresh episodes return 475 or more on average.
     3. Many seeds of it in one compiled program.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from jaxpg.cli import devices
 from jaxpg.cli.commands import Gradient
 from jaxpg.cli.console import console, facts, heading, rate, seconds, with_error
+from jaxpg.cli.setup import num_parameters
 
 __all__ = ["TimedEstimate", "estimate_facts", "run_gradient", "timed_gradient"]
 
@@ -64,8 +65,7 @@ def timed_gradient(env: Any, policy: Any, seed: int, **options: Any) -> TimedEst
     end = time.perf_counter()
     if estimate.num_nonfinite > 0:
         raise ValueError(f"reward: {int(estimate.num_nonfinite)} episodes of {env.name} have a return that is not finite")
-    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return TimedEstimate(jax.device_get(estimate), num_parameters, middle - start, end - middle)
+    return TimedEstimate(jax.device_get(estimate), num_parameters(params), middle - start, end - middle)
 
 
 def estimate_facts(result: TimedEstimate) -> list[tuple[str, ...]]:

@@ -46,7 +46,7 @@ def evaluate(
     num_episodes = _check.count("num_episodes", num_episodes)
     if not isinstance(deterministic, bool):
         raise TypeError(f"deterministic must be True or False; got {deterministic!r}")
-    num_lanes = min(_check.optional(_check.count, "num_lanes", num_lanes) or default("num_lanes"), num_episodes)
+    num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
     longest = require_max_steps(env)
     return _compiled(env, policy, num_episodes, num_lanes, longest, deterministic)(key, params)
 

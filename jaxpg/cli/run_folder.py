@@ -1,0 +1,77 @@
+"""The folder of a run: config.json, metrics.csv, result.json, learning_curve.png, policy.gif."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = ["RunFolder", "as_json"]
+
+
+class RunFolder:
+    """Writes a run's files into `path`, and remembers which in `written`."""
+
+    def __init__(self, path: pathlib.Path, overwrite: bool = False):
+        """Makes the folder. ValueError if it holds a run already; OSError where nothing can be written."""
+        path = path.expanduser()
+        if (path / "config.json").exists() and not overwrite:
+            raise ValueError(f"--out: {path} holds a run already; name another folder, or add --overwrite")
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.written: list[pathlib.Path] = []
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        self._add(name).write_text(json.dumps(as_json(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def write_metrics(self, name: str, history: Mapping[str, np.ndarray]) -> None:
+        """One line for each update; the steps so far and the return come first. What is missing is left empty."""
+        first = [column for column in ("total_env_steps", "episode_return") if column in history]
+        columns = [*first, *(column for column in history if column not in first)]
+        with self._add(name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["update", *columns])
+            for update, row in enumerate(zip(*(history[column].tolist() for column in columns)), start=1):
+                writer.writerow([update, *("" if value != value else value for value in row)])
+
+    def write_learning_curve(self, name: str, steps: Any, returns: Any, title: str, target: float | None = None) -> None:
+        """`jaxpg.plot.learning_curves` of the seeds, as a figure of a paper column's width."""
+        from jaxpg import plot
+
+        with plot.paper_style():
+            figure, axes = plot.paper_figure()
+            plot.learning_curves(steps, returns, ax=axes, target=target)
+            axes.set_title(title)
+            if len(steps) > 1 or target is not None:
+                axes.legend(loc="lower right")
+            figure.savefig(self._add(name))
+
+    def write_film(self, name: str, env: Any, policy: Any, params: Any, key: Any) -> None:
+        """One episode of the policy."""
+        from jaxpg.render import render_episode
+
+        render_episode(env, policy, params, key, self._add(name))
+
+    def _add(self, name: str) -> pathlib.Path:
+        path = self.path / name
+        if path not in self.written:
+            self.written.append(path)
+        return path
+
+
+def as_json(value: Any) -> Any:
+    """`value` in JSON's types: options as a dict, paths and names as strings, arrays as lists, NaN as null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return as_json({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(key): as_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(entry) for entry in value]
+    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
+        return as_json(np.asarray(value).tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)

@@ -1,0 +1,132 @@
+"""The policy gradient from stored episodes: for data collected elsewhere, and for every trajectory of a small problem."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg import _accumulate, _check, baselines, weights
+from jaxpg._estimate import GradientEstimate, add_statistics, finish, no_moments
+from jaxpg._plan import default
+from jaxpg.baselines import Baseline
+from jaxpg.gradient import DEFAULT_GROUPS
+from jaxpg.lanes import EpisodeStatistics, Trajectory, float_dtype
+from jaxpg.policies.base import Policy
+from jaxpg.weights import Weight
+
+__all__ = ["gradient_from"]
+
+
+def gradient_from(
+    trajectory: Trajectory,
+    policy: Policy,
+    params: Any,
+    weight: Weight | None = None,
+    baseline: Baseline | None = None,
+    probabilities: Any = None,
+    *,
+    num_episodes: int | None = None,
+    num_groups: int | None = None,
+    block_size: int | None = None,
+) -> GradientEstimate:
+    """The policy gradient from stored episodes, by the same code as `policy_gradient`.
+
+    Fed with every trajectory of a small problem and their probabilities it gives the estimator's exact mean.
+
+    Args:
+      trajectory: whole episodes as [step, lane] arrays, back to back in the lanes in any arrangement. `episode` holds ids
+        0 … N − 1. A truncated episode is followed by a row that is not `valid` and holds its final observation, if the
+        weight has a value function. `log_prob`, `value` and `carry` are not looked at.
+      policy, params: π_θ. They should be those that acted: nothing corrects for another policy here.
+      weight, baseline: as in `policy_gradient`; all episodes are in memory, so the default group of a baseline made of
+        other episodes is all N.
+      probabilities: [N] p_i: the estimate is Σ_i p_i g_i, and its variances are NaN. None: p_i = 1/N.
+      num_episodes: N; needed where `trajectory` is traced and no probabilities are given.
+      num_groups, block_size: as in `policy_gradient`.
+    Raises:
+      ValueError, TypeError: as `policy_gradient`; and for episodes that are not whole, where that can be seen.
+    """
+    weight = weights.reward_to_go(discount=0.99) if weight is None else _check.instance("weight", weight, Weight)
+    baseline = baselines.none() if baseline is None else _check.instance("baseline", baseline, Baseline)
+    _check.instance("trajectory", trajectory, Trajectory)
+    _check.instance("policy", policy, Policy)
+    shape = jnp.shape(trajectory.reward)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"trajectory must hold [step, lane] arrays with at least one step; reward has shape {shape}")
+    num_episodes = _number_of_episodes(trajectory, probabilities, num_episodes)
+    if baseline.peers is not None and num_episodes < 2:
+        raise ValueError(f"num_episodes must be at least 2 for a baseline made of the other episodes; got {num_episodes}")
+    num_groups = min(_check.count_or("num_groups", num_groups, DEFAULT_GROUPS), num_episodes)
+    floats = float_dtype()
+    trajectory = trajectory._replace(
+        reward=jnp.asarray(trajectory.reward, floats), terminated=jnp.asarray(trajectory.terminated, bool),
+        truncated=jnp.asarray(trajectory.truncated, bool) & ~jnp.asarray(trajectory.terminated, bool),
+        valid=jnp.asarray(trajectory.valid, bool), log_prob=None, carry=None,
+        value=None if weight.value is None else jax.vmap(jax.vmap(weight.value))(
+            trajectory.observation, trajectory.time).astype(floats),
+    )
+    statistics = _episode_statistics(trajectory, num_episodes, weight.discount)
+    if _check.is_concrete(statistics.length) and not bool(jnp.all(statistics.length > 0)):
+        missing = [int(i) for i in jnp.flatnonzero(statistics.length == 0)[:5]]
+        raise ValueError(f"trajectory must hold whole episodes 0 … {num_episodes - 1}; missing or without an end: "
+                         f"{missing}")
+    group_ends = jnp.asarray([num_episodes * (g + 1) // num_groups for g in range(num_groups)], jnp.int32)
+    moments = no_moments(params, num_groups, num_episodes, shape[0])
+    sums = _accumulate.sum_terms(
+        trajectory, jnp.asarray(shape[0], jnp.int32), statistics.length, jnp.asarray(num_episodes, jnp.int32), policy,
+        params, weight, baseline, group_ends=group_ends, group_size=baseline.group_size or num_episodes,
+        max_time=shape[0], block_size=min(block_size or default("block_size"), shape[0] * shape[1]), sums=moments.sums,
+        episode_weights=None if probabilities is None else jnp.asarray(probabilities, floats),
+    )
+    room = jnp.asarray(shape[0] * shape[1], floats)
+    estimate = finish(add_statistics(moments._replace(sums=sums, room=room), statistics), num_episodes, num_groups)
+    if probabilities is None:
+        return estimate
+    return _with_probabilities(estimate, sums, jnp.asarray(probabilities, floats), statistics)
+
+
+def _number_of_episodes(trajectory: Trajectory, probabilities: Any, num_episodes: Any) -> int:
+    if num_episodes is not None:
+        num_episodes = _check.count("num_episodes", num_episodes)
+    if probabilities is not None:
+        shape = jnp.shape(probabilities)
+        if len(shape) != 1 or (num_episodes or shape[0]) != shape[0]:
+            raise ValueError(f"probabilities must have shape [N] with N = num_episodes = {num_episodes}; got {shape}")
+        return shape[0]
+    if num_episodes is None:
+        if not _check.is_concrete(trajectory.episode):
+            raise ValueError("num_episodes is required where the trajectory is traced")
+        num_episodes = int(jnp.max(jnp.where(trajectory.valid, trajectory.episode, 0))) + 1
+    return num_episodes
+
+
+def _episode_statistics(trajectory: Trajectory, num_episodes: int, discount: Any) -> EpisodeStatistics:
+    """Lengths and returns of the stored episodes, [N]."""
+    ended = trajectory.valid & (trajectory.terminated | trajectory.truncated)
+    floats = trajectory.reward.dtype
+    reward = jnp.where(trajectory.valid, trajectory.reward, 0.0)
+    slots = jnp.where(trajectory.valid, trajectory.episode, num_episodes)
+    zeros = jnp.zeros(num_episodes, floats)
+    return EpisodeStatistics(
+        length=jnp.zeros(num_episodes, jnp.int32)
+        .at[jnp.where(ended, trajectory.episode, num_episodes)].set(trajectory.time + 1, mode="drop"),
+        returns=zeros.at[slots].add(reward, mode="drop"),
+        discounted_returns=zeros.at[slots].add(
+            reward * jnp.asarray(discount, floats) ** trajectory.time, mode="drop"),
+    )
+
+
+def _with_probabilities(
+    estimate: GradientEstimate, sums: Any, probabilities: jax.Array, statistics: EpisodeStatistics
+) -> GradientEstimate:
+    """The weighted sums in place of the means; what is known of their spread only if episodes weigh alike is NaN."""
+    nan = jnp.full((), jnp.nan, probabilities.dtype)
+    gradient = jax.tree.map(lambda s: jnp.sum(s, axis=0), sums)
+    squared_norm = sum(jnp.sum(g**2).astype(nan.dtype) for g in jax.tree.leaves(gradient))
+    return estimate._replace(
+        gradient=gradient, variance=jax.tree.map(lambda g: jnp.full_like(g, jnp.nan), gradient),
+        objective=jnp.sum(probabilities * statistics.discounted_returns), objective_error=nan,
+        episode_return=jnp.sum(probabilities * statistics.returns),
+        episode_length=jnp.sum(probabilities * statistics.length),
+        gradient_norm=jnp.sqrt(squared_norm), gradient_norm_error=nan, snr=nan, noise_scale=nan, trace=nan,
+    )
