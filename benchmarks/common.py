@@ -1,5 +1,6 @@
 """What the benchmarks share: processes that take turns, spreads over rounds, the machine, files and tables."""
 
+import importlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -148,6 +149,14 @@ def num_cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _version(name):
+    """A package's version, also where it runs from its folder without being installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return getattr(importlib.import_module(name), "__version__", None)
+
+
 def machine():
     """The processor, Python and the packages; starts no JAX backend."""
     try:
@@ -160,7 +169,7 @@ def machine():
         "cores": num_cores(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
     }
 

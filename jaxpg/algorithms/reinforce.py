@@ -76,8 +76,6 @@ def reinforce(
     optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(1e-2)) if optimizer is None else optimizer
     critic_optimizer = optax.adam(3e-3) if critic_optimizer is None else critic_optimizer
 
-    value = None if critic is None else critic.apply
-
     def init(key: Any) -> ReinforceState:
         key = _check.key("key", key)
         policy_key, critic_key, sample_key = jax.random.split(key, 3)
@@ -98,7 +96,7 @@ def reinforce(
             env, policy, state.params, sample_key, num_episodes=num_episodes, num_lanes=num_lanes,
             discount=weight.discount, final_rows=weight.value is not None,
         )
-        b = baseline if value is None else baselines.value(lambda o: value(state.critic_params, o))
+        b = baseline if critic is None else _value_baseline(critic.apply, state.critic_params)
         estimate = gradient_from(
             trajectory, policy, state.params, weight, b, num_episodes=num_episodes
         )
@@ -135,6 +133,10 @@ def reinforce(
         "critic_batch_size": critic_batch_size,
     }
     return Algorithm(init=init, step=step, env=env, policy=policy, name="reinforce", config=config)
+
+
+def _value_baseline(apply: Callable, params: Any) -> Baseline:
+    return baselines.value(lambda observation: apply(params, observation))
 
 
 def fit_value(

@@ -91,9 +91,9 @@ def solve(algorithm: Any, key: Any, target_return: float, max_env_steps: int) ->
     while True:
         result = jaxpg.train(algorithm, **start, num_env_steps=max_env_steps - taken, target_return=target_return)
         taken += result.num_env_steps
-        scores = evaluate(jax.random.fold_in(evaluation_key, attempts), result.params)
         if result.stopped == "interrupted":
             raise KeyboardInterrupt
+        scores = evaluate(jax.random.fold_in(evaluation_key, attempts), result.params)
         if result.stopped != "target" or scores.returns.mean() >= target_return or taken >= max_env_steps:
             return result, scores, taken
         start = {"state": result.state}

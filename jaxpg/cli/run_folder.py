@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +17,16 @@ class RunFolder:
     """Writes a run's files into `path`, and remembers which in `written`."""
 
     def __init__(self, path: pathlib.Path, overwrite: bool = False):
-        """Makes the folder. ValueError if it holds a run already; OSError where nothing can be written."""
+        """Makes the folder. ValueError if it holds a run already, or where nothing can be written."""
         path = path.expanduser()
         if (path / "config.json").exists() and not overwrite:
             raise ValueError(f"--out: {path} holds a run already; name another folder, or add --overwrite")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise ValueError(f"--out: nothing can be written to {path}: {error.strerror or error}") from error
         self.path = path
         self.written: list[pathlib.Path] = []
 

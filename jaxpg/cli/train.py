@@ -33,9 +33,9 @@ def run_train(command: Train) -> None:
     eval_episodes = _check.count("eval_episodes", command.eval_episodes)
     env = make_environment(command.env, command.max_steps)
     algorithm = make_algorithm(command, env)
+    folder = None if command.out is None else RunFolder(command.out, command.overwrite)
     output = console()
     _say_what_runs(output, command, algorithm)
-    folder = None if command.out is None else RunFolder(command.out, command.overwrite)
     if folder is not None:
         from jaxpg.cli.setup import versions
 
