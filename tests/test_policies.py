@@ -120,6 +120,12 @@ def test_dict_actions_use_every_output():
     assert_close([aim.mean, aim.log_std], [[0, 1], [7, 8]])
 
 
+def test_each_real_action_has_its_own_deviations():
+    head = policies.head((Box(-1, 1, (2,)), Discrete(2), Box(-1, 1, (1,))))
+    first, _, last = head(jnp.arange(5.0), None, jnp.asarray([7.0, 8.0, 9.0])).distributions
+    assert_close([first.mean, first.log_std, last.mean, last.log_std], [[0, 1], [7, 8], [4], [9]])
+
+
 def test_features_by_hand():
     space = OBSERVATIONS["dict"]
     value = {"position": jnp.asarray([0.5, -1.0]), "card": jnp.asarray(2), "rest": (jnp.asarray([[1, 2], [3, 4]]), 1)}

@@ -1,0 +1,23 @@
+"""The README's Python runs as written, in order, each block by itself."""
+
+import pathlib
+import re
+
+import pytest
+
+README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", range(len(BLOCKS)))
+def test_block_runs(block):
+    names = {}
+    exec(compile(BLOCKS[block], f"README.md, Python block {block}", "exec"), names)
+    if "scores" in names:
+        assert float(names["scores"].returns.mean()) > 200  # Untrained: 22.
+    assert float(names["estimate"].trace) > 0
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8")):
+        assert (README.parent / target).exists(), target
