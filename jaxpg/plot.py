@@ -140,8 +140,10 @@ def on_common_steps(steps: Any, returns: Any, *, num_points: int = 200) -> tuple
 
 def _seeds(steps: Sequence[Any], returns: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Each seed's points without those where no episode ended."""
-    if np.ndim(steps) == 0 or np.ndim(returns) == 0 or len(steps) == 0 or len(steps) != len(returns):
-        raise ValueError("steps and returns must be sequences with one entry for each seed, as many of each")
+    counts = [len(x) if isinstance(x, Sequence) or np.ndim(x) > 0 else 0 for x in (steps, returns)]
+    if counts[0] != counts[1] or 0 in counts:
+        raise ValueError(f"steps and returns must be sequences with one entry for each seed, as many of each; got "
+                         f"{counts[0]} and {counts[1]}")
     seeds = []
     for seed, (x, y) in enumerate(zip(steps, returns)):
         x, y = np.asarray(x, float), np.asarray(y, float)

@@ -140,8 +140,8 @@ scores = jaxpg.evaluate(jax.random.key(9), env, policy, result.params, num_episo
 print(f"{result.num_env_steps:,} steps in {result.seconds:.0f} s; mean return {scores.returns.mean():.0f}")
 
 figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
-ax.plot(result.history["total_env_steps"], result.history["episode_return"])
-ax.set(xlabel="environment steps", ylabel="episode return", title="REINFORCE on CartPole-v1")
+ax.plot(result.history["total_env_steps"] / 1000, result.history["episode_return"])
+ax.set(xlabel="environment steps / 1000", ylabel="episode return", title="REINFORCE on CartPole-v1")
 plt.show()
 
 # %% [markdown]

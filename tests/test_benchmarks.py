@@ -37,14 +37,9 @@ def as_trajectory(problem, steps, num_rows=None):
 
 
 @pytest.fixture(scope="module")
-def problem():
-    return rivals.cartpole(num_episodes=24, limit=120, hidden_sizes=(8, 8))
-
-
-@pytest.fixture(scope="module")
-def params(problem):
+def params():
     # A policy with preferences: large weights in the last layer.
-    params = problem.policy.init(jax.random.key(0))
+    params = rivals.cartpole(1, 1, (8, 8)).policy.init(jax.random.key(0))
     return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
 
 
@@ -61,8 +56,11 @@ def test_idiomatic_gradient_is_jaxpg_s_on_the_same_steps(params, full_length, ke
     assert full_length == (int(result.num_steps) == 24 * 20)
 
 
-@pytest.mark.parametrize("name", ["masked", "early_exit_batches"])
-def test_batched_gradient_is_jaxpg_s_on_the_same_steps(problem, params, name, key):
+@pytest.mark.parametrize(
+    "name, limit, full_length", [("masked", 120, False), ("early_exit_batches", 120, False), ("masked", 10, True)]
+)
+def test_batched_gradient_is_jaxpg_s_on_the_same_steps(params, name, limit, full_length, key):
+    problem = rivals.cartpole(24, limit, (8, 8), full_length)
     lanes, stop_early = 8, name == "early_exit_batches"
     buffer = rivals.empty_buffer(problem, lanes, key, params)
     play = jax.jit(lambda key, params: rivals.play(problem, key, params, buffer, stop_early))
@@ -80,7 +78,8 @@ def test_batched_gradient_is_jaxpg_s_on_the_same_steps(problem, params, name, ke
     assert relative_distance(result.gradient, expected) < 1e-5
     assert int(result.num_steps) == num_steps
     assert float(result.utilization) == pytest.approx(num_steps / (num_rows * lanes))
-    assert (num_rows < 3 * problem.limit) == stop_early
+    assert (num_rows < 3 * limit) == stop_early
+    assert (num_steps == 24 * limit) == full_length
 
 
 @pytest.mark.parametrize("full_length", [False, True])

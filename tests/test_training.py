@@ -178,6 +178,17 @@ def test_evaluation_plays_the_named_episodes(key):
         np.testing.assert_allclose(scores.returns, statistics.returns)
 
 
+def test_a_second_evaluation_does_not_trace_again(key):
+    env = jaxpg.make("CartPole-v1", max_steps=20)
+    base, traces = jaxpg.policies.mlp(env, (8,)), []
+    policy = jaxpg.Policy(init=base.init, apply=lambda p, o: (traces.append(1), base.apply(p, o))[1])
+    params = policy.init(key)
+    jaxpg.evaluate(key, env, policy, params, num_episodes=5)
+    before = len(traces)
+    jaxpg.evaluate(jax.random.key(4), env, policy, params, num_episodes=5)
+    assert len(traces) == before > 0
+
+
 def test_deterministic_evaluation_takes_the_mode(key):
     mdp = jaxpg.exact.FiniteMDP(jnp.ones((1, 2, 1)), jnp.array([[0.0, 1.0]]), jnp.ones(1), discount=1.0, horizon=3)
     env = mdp.environment()

@@ -13,7 +13,7 @@ from jaxpg.envs.base import Environment
 __all__ = ["Critic", "Policy", "check_environment", "params_check"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Policy:
     """A policy π_θ(a | s) as pure functions.
 
@@ -37,7 +37,7 @@ class Policy:
         _check.callable_("apply", self.apply, "(params, observation) -> distribution")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Critic:
     """A state-value function V_φ(s) as pure functions.
 

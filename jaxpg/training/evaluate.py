@@ -1,5 +1,6 @@
 """How well a policy does: the returns of whole episodes."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -48,16 +49,15 @@ def evaluate(
         raise TypeError(f"deterministic must be True or False; got {deterministic!r}")
     num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
     longest = require_max_steps(env)
-    return _compiled(env, policy, num_episodes, num_lanes, longest, deterministic)(key, params)
+    return _play(env, policy, num_episodes, num_lanes, longest, deterministic, key, params)
 
 
-def _compiled(env, policy, num_episodes, num_lanes, longest, deterministic):
-    def play(key, params):
-        queue = rollout.Queue.of(0, num_episodes, num_lanes)
-        _, _, statistics, _ = rollout.episodes(
-            env, policy, params, key, queue, None, num_rows=min(num_episodes * longest, jnp.iinfo(jnp.int32).max),
-            max_slots=num_episodes, deterministic=deterministic,
-        )
-        return Evaluation(statistics.returns, statistics.length)
-
-    return jax.jit(play)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+def _play(env, policy, num_episodes, num_lanes, longest, deterministic, key, params):
+    """Compiled once for an environment and a policy, however often they are evaluated."""
+    queue = rollout.Queue.of(0, num_episodes, num_lanes)
+    most_rows = min(num_episodes * longest, jnp.iinfo(jnp.int32).max)
+    _, _, statistics, _ = rollout.episodes(
+        env, policy, params, key, queue, None, num_rows=most_rows, max_slots=num_episodes, deterministic=deterministic
+    )
+    return Evaluation(statistics.returns, statistics.length)
