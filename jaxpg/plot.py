@@ -78,7 +78,7 @@ def learning_curves(
     num_seeds = len(curves)
     if target is not None:
         _check.number("target", target)
-        ax.axhline(target, color=COLORS["muted"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=1, label=f"{target:g}")
+        ax.axhline(target, color=COLORS["muted"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=1, label=f"target {target:g}")
     if num_seeds > 1 and show_seeds:
         for place, (seed_steps, seed_returns) in enumerate(_seeds(steps, returns)):
             ax.plot(seed_steps, seed_returns, color=color, alpha=0.35, linewidth=0.6, zorder=2,

@@ -135,6 +135,31 @@ def test_other_linear_peers(x64, weight, name):
         np.testing.assert_allclose(mean, 0.5 * np.ravel(problem.mdp().policy_gradient(policy, params)), atol=1e-12)
 
 
+def test_leave_one_out_with_decays_that_change_with_time(x64):
+    """A recursion of one's own: Ψ_t = Σ_k (Π_{t≤l<k} c_l) r_k, w_t changing as well, over all pairs."""
+    problem = Problem(seed=44)
+    decays, factors = np.array([0.9, 0.3, 0.7]), np.array([0.5, 0.8, 0.6])
+    recursion = jaxpg.exact.generic(problem.reward, decays.reshape(3, 1, 1, 1), jnp.asarray(problem.pi),
+                                    score_discount=factors.reshape(3, 1, 1, 1))  # fmt: skip
+    items = []
+    for p, s, a, r in problem.paths:
+        n = len(a)
+        psi, scores = np.zeros(3), np.zeros((3, problem.pi.size))
+        psi[:n] = [sum(np.prod(decays[t:k]) * r[k] for k in range(t, n)) for t in range(n)]
+        scores[:n] = problem.scores(s, a) * [[np.prod(factors[:t])] for t in range(n)]
+        items.append((p, psi, scores))
+    p, psi, scores = (np.array(part) for part in zip(*items, strict=True))
+    difference = psi[:, None] - psi[None]  # Ψ_i − Ψ_j
+    g = 0.5 * (np.einsum("ijt,itp->ijp", difference, scores) - np.einsum("ijt,jtp->ijp", difference, scores))
+    pair = np.outer(p, p)
+    mean = np.einsum("ij,ijp->p", pair, g)
+    covariance = np.einsum("ij,ijp,ijq->pq", pair, g - mean, g - mean)
+    policy, params = policy_and_params(problem)
+    arguments = dict(weight=recursion, baseline=baselines.leave_one_out(), num_episodes=2)
+    np.testing.assert_allclose(np.ravel(problem.mdp().mean(policy, params, **arguments)), mean, atol=1e-12)
+    np.testing.assert_allclose(problem.mdp().covariance(policy, params, **arguments), covariance, atol=1e-12)
+
+
 def test_time_baseline_of_the_other_episodes_where_none_ends_early(x64):
     problem = Problem(seed=32, terminal=False, horizon=2)
     _leave_one_out_case(problem, "reward_to_go", 2, lambda psi, i: np.mean(np.delete(psi, i, 0), 0), baselines.time())

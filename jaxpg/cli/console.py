@@ -63,6 +63,7 @@ def with_error(value: Any, error: Any) -> str:
         return f"{value:.5g} ± {error:.2g}"
     digits = 1 - math.floor(math.log10(error))
     if digits > 6:
-        return f"{value:.{max(digits - 6, 3)}e} ± {error:.1e}"
+        places = digits + math.floor(math.log10(max(abs(value), error)))
+        return f"{value:.{places}e} ± {error:.1e}"
     digits = max(digits, 0)
     return f"{value:,.{digits}f} ± {error:,.{digits}f}"

@@ -75,9 +75,9 @@ def estimate_facts(result: TimedEstimate) -> list[tuple[str, ...]]:
     return [
         ("episodes", f"{int(estimate.num_episodes):,}", f"{rate(estimate.num_episodes, duration)} a second"),
         ("steps", f"{steps:,}", f"{rate(steps, duration)} a second, {estimate.episode_length:.4g} an episode"),
-        ("utilization", f"{100 * estimate.utilization:.1f}%", "of the lanes' steps were episodes' steps"),
+        ("utilization", f"{100 * estimate.utilization:.1f}%", "of the steps computed belong to an episode"),
         ("gradient norm", with_error(estimate.gradient_norm, estimate.gradient_norm_error), "± standard error"),
-        ("signal to noise", f"{estimate.snr:.4g}", f"as large as the noise at {estimate.noise_scale:.3g} episodes"),
+        ("signal to noise", f"{estimate.snr:.3g}", f"noise scale {estimate.noise_scale:.3g} episodes: there they are equal"),
         ("discounted return", with_error(estimate.objective, estimate.objective_error), "± standard error; the objective"),
         ("return", f"{estimate.episode_return:.5g}", "not discounted"),
         ("time", seconds(duration), f"and {seconds(result.compile_seconds)} to compile"),
