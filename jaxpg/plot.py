@@ -11,7 +11,7 @@ from jaxpg.render_canvas import COLORS
 __all__ = ["PAPER_STYLE", "learning_curves", "mean_and_interval", "on_common_steps", "paper_figure", "paper_style"]
 
 # For a column of 3.4 inches: text as large as the paper's footnotes, thin frames, nothing that does not carry data.
-PAPER_STYLE = {
+PAPER_STYLE: dict[Any, Any] = {
     "font.size": 8.0, "axes.labelsize": 8.0, "axes.titlesize": 8.5, "legend.fontsize": 7.0,
     "xtick.labelsize": 7.0, "ytick.labelsize": 7.0, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
     "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "axes.spines.top": False,
@@ -78,14 +78,30 @@ def learning_curves(
     num_seeds = len(curves)
     if target is not None:
         _check.number("target", target)
-        ax.axhline(target, color=COLORS["muted"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=1, label=f"target {target:g}")
+        dashed = (0, (4, 3))
+        ax.axhline(target, color=COLORS["muted"], linewidth=0.8, linestyle=dashed, zorder=1, label=f"target {target:g}")
     if num_seeds > 1 and show_seeds:
         for place, (seed_steps, seed_returns) in enumerate(_seeds(steps, returns)):
-            ax.plot(seed_steps, seed_returns, color=color, alpha=0.35, linewidth=0.6, zorder=2,
-                    label=f"{num_seeds} seeds" if place == 0 else None)
+            ax.plot(
+                seed_steps,
+                seed_returns,
+                color=color,
+                alpha=0.35,
+                linewidth=0.6,
+                zorder=2,
+                label=f"{num_seeds} seeds" if place == 0 else None,
+            )
     if num_seeds > 1:
-        ax.fill_between(grid, low, high, color=color, alpha=0.25, linewidth=0, zorder=3,
-                        label=f"{100 * confidence:g}% confidence of the mean")
+        ax.fill_between(
+            grid,
+            low,
+            high,
+            color=color,
+            alpha=0.25,
+            linewidth=0,
+            zorder=3,
+            label=f"{100 * confidence:g}% confidence of the mean",
+        )
     if label is None:
         label = f"mean of {num_seeds} seeds" if num_seeds > 1 else "return"
     ax.plot(grid, mean, color=color, linewidth=1.4, zorder=4, label=label or None)
@@ -142,19 +158,23 @@ def _seeds(steps: Sequence[Any], returns: Sequence[Any]) -> list[tuple[np.ndarra
     """Each seed's points without those where no episode ended."""
     counts = [len(x) if isinstance(x, Sequence) or np.ndim(x) > 0 else 0 for x in (steps, returns)]
     if counts[0] != counts[1] or 0 in counts:
-        raise ValueError(f"steps and returns must be sequences with one entry for each seed, as many of each; got "
-                         f"{counts[0]} and {counts[1]}")
+        raise ValueError(
+            f"steps and returns must be sequences with one entry for each seed, as many of each; got "
+            f"{counts[0]} and {counts[1]}"
+        )
     seeds = []
     for seed, (x, y) in enumerate(zip(steps, returns)):
         x, y = np.asarray(x, float), np.asarray(y, float)
         if x.ndim != 1 or x.shape != y.shape:
-            raise ValueError(f"steps[{seed}] and returns[{seed}] must be vectors of one length; got shapes {x.shape} and "
-                             f"{y.shape}")
+            raise ValueError(
+                f"steps[{seed}] and returns[{seed}] must be vectors of one length; got {x.shape} and {y.shape}"
+            )
         known = np.isfinite(y)
         x, y = x[known], y[known]
         if len(x) < 2 or not (np.diff(x) > 0).all():
-            raise ValueError(f"steps[{seed}] must hold at least two rising numbers where returns[{seed}] is known; got "
-                             f"{x}")
+            raise ValueError(
+                f"steps[{seed}] must hold at least two rising numbers where returns[{seed}] is known; got {x}"
+            )
         seeds.append((x, y))
     return seeds
 

@@ -77,17 +77,20 @@ def play_episode(
     def play(key):
         first = lanes.reset_lane(env, policy, jax.random.fold_in(key, episode), jnp.zeros((), jnp.int32), None)
         _, (states, observations, actions, returns, ended) = jax.lax.scan(step, first, length=longest)
-        places = jax.tree.map(lambda x, rest: jnp.concatenate([x[None], rest]), (first.state, first.observation),
-                              (states, observations))
+        places = jax.tree.map(
+            lambda x, rest: jnp.concatenate([x[None], rest]), (first.state, first.observation), (states, observations)
+        )
         return places, actions, returns, jnp.argmax(ended) + 1
 
     places, actions, returns, length = jax.tree.map(_to_numpy, play(key))
-    frames = []
-    for t in range(int(length) + 1):
-        state, observation = jax.tree.map(lambda x: x[t], places)
-        action = jax.tree.map(lambda x: x[t], actions) if t < length else None
-        frames.append(Frame(state, observation, action, t, float(returns[t - 1]) if t else 0.0))
-    return frames
+
+    def at(tree, t):
+        return jax.tree.map(lambda x: x[t], tree)
+
+    return [
+        Frame(*at(places, t), at(actions, t) if t < length else None, t, float(returns[t - 1]) if t else 0.0)
+        for t in range(int(length) + 1)
+    ]
 
 
 def render_episode(
@@ -145,9 +148,11 @@ def _drawing(env: Environment) -> tuple[Callable[[Frame], Any], float]:
     paint, seconds = _CLASSIC.get(env.name, (None, _STEP_SECONDS))
     paint = paint or grid_drawing(env.observation_space)
     if paint is None:
-        raise ValueError(f"env: there is no drawing for {env.name} (observations {env.observation_space}); there are "
-                         f"drawings for {', '.join(_CLASSIC)} and for grids [height, width] or [height, width, "
-                         f"channels]. Pass draw=, a function of a jaxpg.render.Frame")
+        raise ValueError(
+            f"env: there is no drawing for {env.name} (observations {env.observation_space}); there are "
+            f"drawings for {', '.join(_CLASSIC)} and for grids [height, width] or [height, width, "
+            f"channels]. Pass draw=, a function of a jaxpg.render.Frame"
+        )
 
     def draw(frame: Frame) -> Any:
         canvas = paint(frame.observation, frame.action)
@@ -164,8 +169,9 @@ def _as_picture(image: Any) -> Any:
         return image.convert("RGB")
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise ValueError(f"draw must return a PIL image or a uint8 array [height, width, 3]; got {array.dtype} "
-                         f"{array.shape}")
+        raise ValueError(
+            f"draw must return a PIL image or a uint8 array [height, width, 3]; got {array.dtype} {array.shape}"
+        )
     return Image.fromarray(array)
 
 
@@ -184,6 +190,7 @@ def _write_gif(path: pathlib.Path, pictures: list[Any], milliseconds: int) -> pa
     indexed = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     path.parent.mkdir(parents=True, exist_ok=True)
     last = 1500  # A moment to see how it ended, before it starts again.
-    indexed[0].save(path, save_all=True, append_images=indexed[1:], loop=0,
-                    duration=[milliseconds] * (len(indexed) - 1) + [last])
+    indexed[0].save(
+        path, save_all=True, append_images=indexed[1:], loop=0, duration=[milliseconds] * (len(indexed) - 1) + [last]
+    )
     return path

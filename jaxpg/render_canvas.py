@@ -24,9 +24,10 @@ class Canvas:
     Lengths and widths are in world units, except for text, whose size is in pixels of the finished picture.
     """
 
-    def __init__(self, size: tuple[int, int], left: float, right: float, bottom: float,
-                 background: str = COLORS["paper"]):
-        from PIL import Image, ImageDraw
+    def __init__(
+        self, size: tuple[int, int], left: float, right: float, bottom: float, background: str = COLORS["paper"]
+    ):
+        from PIL import Image, ImageColor, ImageDraw
 
         self.size = size
         self._scale = size[0] * SUPERSAMPLING / (right - left)  # Drawn pixels per world unit.
@@ -34,7 +35,7 @@ class Canvas:
         self._image = Image.new("RGB", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING), background)
         self._draw = ImageDraw.Draw(self._image)
         self._texts: list[tuple[Any, ...]] = []
-        self._is_dark = sum(self._image.getpixel((0, 0))) < 3 * 128
+        self._is_dark = sum(ImageColor.getrgb(background)) < 3 * 128
 
     def picture(self) -> Any:
         """The finished picture, a PIL image in RGB."""
@@ -78,8 +79,8 @@ class Canvas:
         base = (x1 - ux * head, y1 - uy * head)
         if head < length:
             self.line([tail, base], width, color)
-        half = 1.5 * width * head / (2.4 * width)
-        self.polygon([tip, (base[0] - uy * half, base[1] + ux * half), (base[0] + uy * half, base[1] - ux * half)], color)
+        aside_x, aside_y = -uy * head / 1.6, ux * head / 1.6
+        self.polygon([tip, (base[0] + aside_x, base[1] + aside_y), (base[0] - aside_x, base[1] - aside_y)], color)
 
     def pixels(self, colors: Any, lower_left: Point, upper_right: Point) -> None:
         """An array [height, width, 3] of uint8, stretched over a rectangle."""
@@ -94,8 +95,9 @@ class Canvas:
         self.text((14, 12), left, 14, COLORS["paper" if self._is_dark else "ink"])
         self.text((self.size[0] - 14, 12), right, 12, COLORS["line" if self._is_dark else "muted"], "rt")
 
-    def text(self, place: tuple[int, int], text: str, height: int, color: str = COLORS["ink"],
-             anchor: str = "lt") -> None:
+    def text(
+        self, place: tuple[int, int], text: str, height: int, color: str = COLORS["ink"], anchor: str = "lt"
+    ) -> None:
         """Text at a pixel of the finished picture, counted from its upper left; `anchor` as in PIL."""
         self._texts.append((place, text, height, color, anchor))
 

@@ -61,8 +61,9 @@ def _turning_arrow(canvas: Canvas, radius: float, share: float) -> None:
     outward = np.array([math.cos(angle), math.sin(angle)])
     onward = side * np.array([-outward[1], outward[0]])
     base = (radius - 0.025) * outward
-    canvas.polygon([tuple(base + 0.08 * outward), tuple(base - 0.08 * outward), tuple(base + 0.15 * onward)],
-                   COLORS["blue"])
+    canvas.polygon(
+        [tuple(base + 0.08 * outward), tuple(base - 0.08 * outward), tuple(base + 0.15 * onward)], COLORS["blue"]
+    )
 
 
 def acrobot(observation: np.ndarray, action: Any) -> Canvas:
@@ -123,8 +124,9 @@ def _hill(x: float, push: float, goal: float) -> Canvas:
 
     body = [(-0.085, 0.028), (0.085, 0.028), (0.085, 0.06), (0.045, 0.066), (0.022, 0.1), (-0.05, 0.1), (-0.085, 0.064)]
     canvas.polygon([on_car(*corner) for corner in body], COLORS["vermillion"])
-    canvas.polygon([on_car(*corner) for corner in [(0.0, 0.07), (0.032, 0.07), (0.015, 0.091), (0.0, 0.091)]],
-                   COLORS["paper"])
+    canvas.polygon(
+        [on_car(*corner) for corner in [(0.0, 0.07), (0.032, 0.07), (0.015, 0.091), (0.0, 0.091)]], COLORS["paper"]
+    )
     for wheel in (-0.05, 0.05):
         canvas.circle(on_car(wheel, 0.026), 0.026, COLORS["ink"])
         canvas.circle(on_car(wheel, 0.026), 0.01, COLORS["fill"])

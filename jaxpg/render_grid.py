@@ -1,4 +1,4 @@
-"""Drawings of observations that are grids: [height, width] numbers, or [height, width, channels] as MinAtar has them."""
+"""Drawings of observations that are grids: numbers [height, width], or [height, width, channels] as in MinAtar."""
 
 import colorsys
 from typing import Any

@@ -91,12 +91,18 @@ def test_help_and_parsing_load_nothing_slow(run_in_subprocess):
 
 def test_words_become_options():
     command = parse("train CartPole-v1 --num-env-steps 2e5 --num-episodes 1_000 --hidden-sizes --out a/b".split())
-    assert command == commands.Train(env=commands.EnvironmentName("CartPole-v1"), num_env_steps=200_000,
-                                     num_episodes=1_000, hidden_sizes=(), out=pathlib.Path("a/b"))
+    assert command == commands.Train(
+        env=commands.EnvironmentName("CartPole-v1"),
+        num_env_steps=200_000,
+        num_episodes=1_000,
+        hidden_sizes=(),
+        out=pathlib.Path("a/b"),
+    )
     assert type(command.num_env_steps) is int
     assert parse(["demo"]) == commands.Demo()
     assert parse("gradient X --hidden-sizes 3 4 --devices 2 --debug".split()) == commands.Gradient(
-        env=commands.EnvironmentName("X"), hidden_sizes=(3, 4), devices=2, debug=True)
+        env=commands.EnvironmentName("X"), hidden_sizes=(3, 4), devices=2, debug=True
+    )
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -113,7 +119,7 @@ def test_words_become_options():
     ("gradient CartPole-v1 --num-episodes 1 --baseline leave-one-out", "num_episodes must be at least 2"),
     ("gradient CartPole-v1 --discount 1.1", r"discount must be a finite real number in \[0, 1\]; got 1.1"),
     ("gradient CartPole-v1 --discount nan", "discount must be .* got nan"),
-    ("gradient CartPole-v1 --devices 99", "devices must be from 1 to 1, as many as JAX has here"),
+    ("gradient CartPole-v1 --devices 99", "devices must be from 1 to 1, what JAX has here"),
     ("gradient CartPole-v1 --devices 0", "num_devices must be an integer of at least 1"),
     ("train CartPole-v1 --hidden-sizes 8 0", r"hidden_sizes\[1\] must be an integer of at least 1"),
     ("train CartPole-v1 --learning-rate 0", "learning_rate must be"),
@@ -162,12 +168,14 @@ def test_envs_lists_all(says):
      jaxpg.weights.total_return(0.9), jaxpg.baselines.leave_one_out()),
 ])  # fmt: skip
 def test_gradient_prints_what_policy_gradient_gives(says, words, weight, baseline):
-    report = facts(says("gradient", "CartPole-v1", *TINY, "--num-episodes", "48", "--max-steps", "20", "--seed", "3", *words))
+    report = facts(says("gradient", "CartPole-v1", *TINY, *"--num-episodes 48 --max-steps 20 --seed 3".split(), *words))
     env = jaxpg.make("CartPole-v1", max_steps=20)
     policy = jaxpg.policies.mlp(env, (8,))
     params_key, episodes_key = jax.random.split(jax.random.key(3))
     chunk_size = 16 if words else None
-    gradient = jaxpg.policy_gradient(env, policy, num_episodes=48, weight=weight, baseline=baseline, chunk_size=chunk_size)
+    gradient = jaxpg.policy_gradient(
+        env, policy, num_episodes=48, weight=weight, baseline=baseline, chunk_size=chunk_size
+    )
     estimate = gradient(episodes_key, policy.init(params_key))
     assert report["gradient norm"].startswith(with_error(estimate.gradient_norm, estimate.gradient_norm_error) + " ")
     assert report["discounted return"].startswith(with_error(estimate.objective, estimate.objective_error) + " ")
@@ -184,7 +192,7 @@ def test_rewards_that_are_not_finite_are_refused():
         step=lambda key, state, action: (state, jaxpg.Timestep(np.zeros(1), np.inf, False, False)),
         action_space=jaxpg.Discrete(2),
     )  # fmt: skip
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="no finite return"):
         timed_gradient(env, jaxpg.policies.mlp(env, (4,)), 0, num_episodes=4)
 
 
@@ -259,8 +267,23 @@ def test_train_writes_what_the_run_leaves(says, tmp_path):
 
 
 def test_train_without_a_drawing_says_so(says, tmp_path):
-    words = ["train", "PointRobot-misc", *TINY, "--num-episodes", "2", "--max-steps", "3", "--num-env-steps", "12",
-             "--baseline", "none", "--eval-episodes", "1", "--out", tmp_path]
+    words = [
+        "train",
+        "PointRobot-misc",
+        *TINY,
+        "--num-episodes",
+        "2",
+        "--max-steps",
+        "3",
+        "--num-env-steps",
+        "12",
+        "--baseline",
+        "none",
+        "--eval-episodes",
+        "1",
+        "--out",
+        tmp_path,
+    ]
     text = says(*words)
     assert "no drawing for PointRobot-misc" in text
     assert not (tmp_path / "policy.gif").exists() and (tmp_path / "learning_curve.png").exists()
@@ -316,8 +339,9 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_run(says, tmp_path, 
 @pytest.fixture(scope="module")
 def algorithm():
     env = jaxpg.make("CartPole-v1", max_steps=60)
-    return jaxpg.reinforce(env, jaxpg.policies.mlp(env, (8,)), jaxpg.policies.value_mlp(env, (8,)), num_episodes=4,
-                           critic_steps=2)
+    return jaxpg.reinforce(
+        env, jaxpg.policies.mlp(env, (8,)), jaxpg.policies.value_mlp(env, (8,)), num_episodes=4, critic_steps=2
+    )
 
 
 def test_seeds_run_as_they_would_alone_and_each_to_its_own_end(algorithm, key):
@@ -334,8 +358,11 @@ def test_seeds_run_as_they_would_alone_and_each_to_its_own_end(algorithm, key):
         state, metrics = step(state)
         assert metrics["env_steps"] == np.diff(runs.steps[seed], prepend=0)[update]
         np.testing.assert_allclose(metrics["episode_return"], runs.returns[seed][update], rtol=1e-6)
-    jax.tree.map(lambda alone, together: np.testing.assert_allclose(alone, together[seed], rtol=1e-4, atol=1e-5),
-                 state.params, runs.params)
+    jax.tree.map(
+        lambda alone, together: np.testing.assert_allclose(alone, together[seed], rtol=1e-4, atol=1e-5),
+        state.params,
+        runs.params,
+    )
 
 
 def test_solve_ends_when_fresh_episodes_say_so_or_the_budget_is_spent(algorithm, key):
@@ -385,8 +412,11 @@ def test_rates_have_three_digits(count, duration, text):
 
 def test_what_is_missing_is_empty_in_csv_and_null_in_json(tmp_path):
     folder = RunFolder(tmp_path)
-    history = {"loss": np.array([0.5, np.nan]), "episode_return": np.array([np.nan, 2.0]),
-               "total_env_steps": np.array([10, 20])}
+    history = {
+        "loss": np.array([0.5, np.nan]),
+        "episode_return": np.array([np.nan, 2.0]),
+        "total_env_steps": np.array([10, 20]),
+    }
     folder.write_metrics("metrics.csv", history)
     assert (tmp_path / "metrics.csv").read_text().split() == [
         "update,total_env_steps,episode_return,loss", "1,10,,0.5", "2,20,2.0,"]  # fmt: skip

@@ -66,10 +66,16 @@ def test_policies_with_memory_and_states_with_keys(key):
         timestep = jaxpg.Timestep(jnp.float32(state[1])[None], 1.0 * action, state[1] >= 3, jnp.asarray(False))
         return state, timestep
 
-    env = jaxpg.Environment(reset=lambda k: ((k, jnp.int32(0)), jnp.zeros(1)), step=step,
-                            observation_space=Box(0, 9, (1,)), action_space=Discrete(4), max_steps=9)
+    env = jaxpg.Environment(
+        reset=lambda k: ((k, jnp.int32(0)), jnp.zeros(1)),
+        step=step,
+        observation_space=Box(0, 9, (1,)),
+        action_space=Discrete(4),
+        max_steps=9,
+    )
     policy = jaxpg.Policy(
-        init=lambda k: jnp.zeros(4), initial_carry=jnp.int32(0),
+        init=lambda k: jnp.zeros(4),
+        initial_carry=jnp.int32(0),
         apply=lambda p, o, c: (jaxpg.policies.Categorical(p + 50.0 * jax.nn.one_hot(c, 4)), c + 1),
     )
     frames = render.play_episode(env, policy, jnp.zeros(4), key)
@@ -197,8 +203,10 @@ def test_the_car_climbs_and_is_pushed():
     x, y, _ = found(render_classic.mountain_car(np.array([-np.pi / 6, 0]), np.int32(1)), "vermillion")
     higher = found(render_classic.mountain_car(np.array([0.3, 0]), np.int32(1)), "vermillion")
     assert higher[0] > x and higher[1] > y + 50
-    for draw, left, right in ((render_classic.mountain_car, 0, 2),
-                              (render_classic.mountain_car_continuous, [-0.9], [0.9])):
+    for draw, left, right in (
+        (render_classic.mountain_car, 0, 2),
+        (render_classic.mountain_car_continuous, [-0.9], [0.9]),
+    ):
         here = np.array([-np.pi / 6, 0])
         assert found(draw(here, np.array(left)), "blue")[0] < x < found(draw(here, np.array(right)), "blue")[0]
 

@@ -1,6 +1,8 @@
 """From words to a command: tyro reads the dataclasses of `jaxpg.cli.commands`."""
 
+import functools
 import inspect
+import operator
 import pathlib
 import re
 import shutil
@@ -37,11 +39,12 @@ def parse(words: list[str]) -> Any:
             return tyro.cli(command, prog=f"jaxpg {words[0]}", description=about, args=words[1:], config=config)
         if words and not words[0].startswith("-"):
             _refuse_command(words[0])
-        every = typing.Union[tuple(  # noqa: UP007: a union of what is known at run time only
+        every = [
             typing.Annotated[command, tyro.conf.subcommand(name, description=_first_line(command))]
             for name, command in COMMANDS.items()
-        )]  # fmt: skip
-        return tyro.cli(every, prog="jaxpg", description=_wrapped(_ABOUT), args=words or ["--help"], config=config)
+        ]
+        union: Any = functools.reduce(operator.or_, every)
+        return tyro.cli(union, prog="jaxpg", description=_wrapped(_ABOUT), args=words or ["--help"], config=config)
 
 
 def _first_line(command: type) -> str:
@@ -68,13 +71,15 @@ def _wrapped(text: str) -> str:
     tyro joins lines unless the next one begins with something else than a letter: those that go on begin with a space.
     """
     width = min(shutil.get_terminal_size().columns, 100)
-    filled = [textwrap.fill(" ".join(item.split()), width, subsequent_indent=" ") if item.strip() else ""
-              for item in re.split(r"\n(?=\n|\d\. )|(?<=\n)\n", text)]
+    filled = [
+        textwrap.fill(" ".join(item.split()), width, subsequent_indent=" ") if item.strip() else ""
+        for item in re.split(r"\n(?=\n|\d\. )|(?<=\n)\n", text)
+    ]
     return "\n".join(filled)
 
 
 def _registry() -> Any:
-    """How single words are read and called in `--help`: an integer may be written 1e6, what is optional shows plainly."""
+    """How single words are read, and called in `--help`: integers may be written 1e6; what is optional shows plainly."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
     registry = ConstructorRegistry()

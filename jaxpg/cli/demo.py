@@ -48,11 +48,15 @@ def _estimate(output: Any, env: Any, seed: int, num_episodes: int) -> None:
     import jaxpg
     from jaxpg.cli.gradient import estimate_facts, timed_gradient
 
-    heading(output, "1  One gradient", f"{num_episodes:,} whole episodes of {env.name}, untrained policy, "
-                                       f"{devices.describe()}")
+    heading(
+        output,
+        "1  One gradient",
+        f"{num_episodes:,} whole episodes of {env.name}, untrained policy, {devices.describe()}",
+    )
     with output.status("compiling"):
-        result = timed_gradient(env, jaxpg.policies.mlp(env), seed, num_episodes=num_episodes,
-                                mesh=devices.mesh_over(None))
+        result = timed_gradient(
+            env, jaxpg.policies.mlp(env), seed, num_episodes=num_episodes, mesh=devices.mesh_over(None)
+        )
     facts(output, estimate_facts(result))
 
 

@@ -31,7 +31,7 @@ def mesh_over(num_devices: int | None) -> Any:
     devices = jax.devices()
     wanted = len(devices) if num_devices is None else num_devices
     if not 1 <= wanted <= len(devices):
-        raise ValueError(f"devices must be from 1 to {len(devices)}, as many as JAX has here ({describe()}); got {wanted}")
+        raise ValueError(f"devices must be from 1 to {len(devices)}, what JAX has here ({describe()}); got {wanted}")
     return jax.sharding.Mesh(np.array(devices[:wanted]), ("episode",)) if wanted > 1 else None
 
 

@@ -21,11 +21,13 @@ def run_envs(command: Envs) -> None:
     table = _table()
     for env in environments:
         limit = "none" if env.max_steps is None else f"{env.max_steps:,}"
-        table.add_row(env.name, str(env.observation_space), str(env.action_space), limit,
-                      "yes" if can_render(env) else "")
+        table.add_row(
+            env.name, str(env.observation_space), str(env.action_space), limit, "yes" if can_render(env) else ""
+        )
     output.print(table)
-    output.print("Parameters go by keyword in Python: jaxpg.make('Pendulum-v1', max_steps=100, g=9.8)", style="dim",
-                 markup=False)
+    output.print(
+        "Parameters go by keyword in Python: jaxpg.make('Pendulum-v1', max_steps=100, g=9.8)", style="dim", markup=False
+    )
 
 
 def _table() -> Any:

@@ -64,7 +64,7 @@ def timed_gradient(env: Any, policy: Any, seed: int, **options: Any) -> TimedEst
     estimate = jax.block_until_ready(compiled(episodes_key, params))
     end = time.perf_counter()
     if estimate.num_nonfinite > 0:
-        raise ValueError(f"reward: {int(estimate.num_nonfinite)} episodes of {env.name} have a return that is not finite")
+        raise ValueError(f"reward: {int(estimate.num_nonfinite)} episodes of {env.name} have no finite return")
     return TimedEstimate(jax.device_get(estimate), num_parameters(params), middle - start, end - middle)
 
 
@@ -77,8 +77,8 @@ def estimate_facts(result: TimedEstimate) -> list[tuple[str, ...]]:
         ("steps", f"{steps:,}", f"{rate(steps, duration)} a second, {estimate.episode_length:.4g} an episode"),
         ("utilization", f"{100 * estimate.utilization:.1f}%", "of the steps computed belong to an episode"),
         ("gradient norm", with_error(estimate.gradient_norm, estimate.gradient_norm_error), "± standard error"),
-        ("signal to noise", f"{estimate.snr:.3g}", f"noise scale {estimate.noise_scale:.3g} episodes: there they are equal"),
-        ("discounted return", with_error(estimate.objective, estimate.objective_error), "± standard error; the objective"),
+        ("signal to noise", f"{estimate.snr:.3g}", f"equal at {estimate.noise_scale:.3g} episodes, the noise scale"),
+        ("discounted return", with_error(estimate.objective, estimate.objective_error), "± standard error"),
         ("return", f"{estimate.episode_return:.5g}", "not discounted"),
         ("time", seconds(duration), f"and {seconds(result.compile_seconds)} to compile"),
     ]

@@ -43,7 +43,9 @@ class RunFolder:
             for update, row in enumerate(zip(*(history[column].tolist() for column in columns)), start=1):
                 writer.writerow([update, *("" if value != value else value for value in row)])
 
-    def write_learning_curve(self, name: str, steps: Any, returns: Any, title: str, target: float | None = None) -> None:
+    def write_learning_curve(
+        self, name: str, steps: Any, returns: Any, title: str, target: float | None = None
+    ) -> None:
         """`jaxpg.plot.learning_curves` of the seeds, as a figure of a paper column's width."""
         from jaxpg import plot
 

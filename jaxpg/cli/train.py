@@ -12,9 +12,9 @@ from jaxpg.cli.commands import Train
 from jaxpg.cli.console import console, facts, heading, rate, say_files, seconds, with_error
 from jaxpg.cli.run_folder import RunFolder
 
-__all__ = ["compiled_evaluation", "progress_lines", "run_train"]
+__all__ = ["evaluation_fact", "progress_lines", "run_train"]
 
-_REASONS = {
+_REASONS: dict[str, str] = {
     "budget": "the steps asked for are taken",
     "target": "the target return is reached",
     "interrupted": "Ctrl-C",
@@ -52,7 +52,7 @@ def run_train(command: Train) -> None:
     scores = None
     if result.stopped != "nonfinite":
         with output.status("evaluating"):
-            scores = compiled_evaluation(env, algorithm.policy, eval_episodes)(evaluation_key, result.params)
+            scores = jaxpg.evaluate(evaluation_key, env, algorithm.policy, result.params, num_episodes=eval_episodes)
         facts(output, [evaluation_fact(scores)])
     if folder is not None:
         _write_rest(output, folder, command, algorithm, result, scores, film_key)
@@ -84,28 +84,26 @@ def _say_what_runs(output: Any, command: Train, algorithm: Any) -> None:
 def _say_what_came(output: Any, result: Any) -> None:
     heading(output, "Result", _REASONS.get(result.stopped, result.stopped))
     per_second = f"{rate(result.num_env_steps, result.seconds)} a second, compiling included"
-    rows = [("steps", f"{result.num_env_steps:,}", per_second), ("updates", f"{result.num_updates:,}"),
-            ("time", seconds(result.seconds))]
+    rows = [
+        ("steps", f"{result.num_env_steps:,}", per_second),
+        ("updates", f"{result.num_updates:,}"),
+        ("time", seconds(result.seconds)),
+    ]
     returns = result.history.get("episode_return", np.array([]))
     if np.isfinite(returns).any():
         rows.append(("last update", f"{returns[np.isfinite(returns)][-1]:.5g}", "mean return of its episodes"))
     facts(output, rows)
 
 
-def compiled_evaluation(env: Any, policy: Any, num_episodes: int) -> Callable[[Any, Any], Any]:
-    """(key, params) -> `jaxpg.evaluate` with actions sampled as in training, compiled once."""
-    import jax
-
-    import jaxpg
-
-    return jax.jit(lambda key, params: jaxpg.evaluate(key, env, policy, params, num_episodes=num_episodes))
-
-
 def evaluation_fact(scores: Any) -> tuple[str, str, str]:
+    """The mean return of evaluation episodes and its error, a line of a report."""
     returns = np.asarray(scores.returns, float)
     error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
-    return ("evaluation", with_error(returns.mean(), error),
-            f"return of {len(returns)} fresh episodes ± standard error; {returns.min():.5g} to {returns.max():.5g}")
+    return (
+        "evaluation",
+        with_error(returns.mean(), error),
+        f"return of {len(returns)} fresh episodes ± standard error; {returns.min():.5g} to {returns.max():.5g}",
+    )
 
 
 def progress_lines(output: Any, num_env_steps: int, interval: float = 10.0) -> Callable[[Mapping[str, Any]], None]:
@@ -119,14 +117,16 @@ def progress_lines(output: Any, num_env_steps: int, interval: float = 10.0) -> C
             return
         last = now
         steps = int(block["total_env_steps"][-1])
-        output.print(f"  {steps:,} of {num_env_steps:,} steps, {now - start:.0f} s, return "
-                     f"{block['episode_return'][-1]:.4g}")
+        output.print(
+            f"  {steps:,} of {num_env_steps:,} steps, {now - start:.0f} s, return {block['episode_return'][-1]:.4g}"
+        )
 
     return callback
 
 
-def _write_rest(output: Any, folder: RunFolder, command: Train, algorithm: Any, result: Any, scores: Any,
-                film_key: Any) -> None:
+def _write_rest(
+    output: Any, folder: RunFolder, command: Train, algorithm: Any, result: Any, scores: Any, film_key: Any
+) -> None:
     """result.json, and the curve and the film where there is something to show."""
     from jaxpg.render import can_render
 
@@ -138,8 +138,9 @@ def _write_rest(output: Any, folder: RunFolder, command: Train, algorithm: Any, 
     returns = result.history.get("episode_return", np.array([]))
     if np.isfinite(returns).sum() >= 2:
         title = f"{command.algorithm.upper()} on {algorithm.env.name}"
-        folder.write_learning_curve("learning_curve.png", [result.history["total_env_steps"]], [returns], title,
-                                    command.target_return)
+        folder.write_learning_curve(
+            "learning_curve.png", [result.history["total_env_steps"]], [returns], title, command.target_return
+        )
     if scores is None:
         return
     if can_render(algorithm.env):
