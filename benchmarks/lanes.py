@@ -35,7 +35,11 @@ def measure(num_episodes, lanes, blocks, rounds, full_length, limit, buffer_byte
     for num_lanes in lanes:
         for block_size in blocks:
             gradient = jaxpg.policy_gradient(
-                problem.env, problem.policy, num_episodes=num_episodes, num_lanes=num_lanes, block_size=block_size,
+                problem.env,
+                problem.policy,
+                num_episodes=num_episodes,
+                num_lanes=num_lanes,
+                block_size=block_size,
                 buffer_bytes=buffer_bytes,
             )
             start = time.perf_counter()
@@ -75,19 +79,37 @@ def main(arguments=None):
     if options.quick:
         sizes = {"num_episodes": 256, "lanes": [64, 128], "blocks": [128]}
     num_episodes = options.num_episodes or sizes["num_episodes"]
-    result = {"question": __doc__.splitlines()[0], "machine": common.machine(), "backend": backend,
-              "device": jax.devices()[0].device_kind, "num_episodes": num_episodes, "workloads": {}}
+    result = {
+        "question": __doc__.splitlines()[0],
+        "machine": common.machine(),
+        "backend": backend,
+        "device": jax.devices()[0].device_kind,
+        "num_episodes": num_episodes,
+        "workloads": {},
+    }
     for name in options.workloads:
         rows = measure(
-            num_episodes, options.lanes or sizes["lanes"], options.blocks or sizes["blocks"],
-            options.rounds or (2 if options.quick else 5), *WORKLOADS[name], options.buffer_bytes,
+            num_episodes,
+            options.lanes or sizes["lanes"],
+            options.blocks or sizes["blocks"],
+            options.rounds or (2 if options.quick else 5),
+            *WORKLOADS[name],
+            options.buffer_bytes,
         )
         result["workloads"][name] = rows
         print(f"\n{name}: {num_episodes:,} episodes")
         common.print_table(
             ["lanes × block", "seconds", "M steps/s", "episodes/s", "utilization"],
-            [[f"{r['lanes']} × {r['block']}", f"{r['seconds']['median']:.3f}", f"{r['steps_per_second'] / 1e6:.2f}",
-              f"{r['episodes_per_second']:,.0f}", f"{r['utilization']:.2f}"] for r in rows],
+            [
+                [
+                    f"{r['lanes']} × {r['block']}",
+                    f"{r['seconds']['median']:.3f}",
+                    f"{r['steps_per_second'] / 1e6:.2f}",
+                    f"{r['episodes_per_second']:,.0f}",
+                    f"{r['utilization']:.2f}",
+                ]
+                for r in rows
+            ],
         )
     common.write_json(options.out or common.result_path(f"lanes_{backend}", options.quick), result)
 

@@ -204,33 +204,30 @@ def sum_scores(
         log_prob = jax.vmap(lambda o, a: policy.apply(params, o).log_prob(a))(observation, action)
         return jnp.sum(scale * log_prob)
 
-    def flush(done, current, partial, sums):
-        """Adds the finished group's sum to `sums`; once a group, since writing there costs as much as many blocks."""
-        place = jnp.where(done, current, step_ends.shape[0])
-        sums = jax.tree.map(lambda s, p: s.at[place].add(p.astype(s.dtype), mode="drop"), sums, partial)
-        return jax.tree.map(lambda p: jnp.where(done, 0, p), partial), sums
-
-    def body(state):
-        start, partial, sums, _ = state
-        current = jnp.sum(step_ends <= start, dtype=jnp.int32)
-        group_end = step_ends[jnp.minimum(current, step_ends.shape[0] - 1)]
-        end = jnp.minimum(start + block_size, group_end)
+    def block(start, end, partial):
+        """Adds the terms of the next `block_size` steps before `end`."""
         places = weighted.packed[jnp.minimum(start + lanes, total - 1)]
         step, psi = jax.tree.map(lambda x: x[places], flat)
         scale = jnp.where(start + lanes < end, advantages(step, psi), 0.0)
         scale = jax.lax.stop_gradient(scale)
         most = max(batch_steps // block_size, 1)
         gradient = in_batches(jax.grad(objective), most, params, step.observation, step.action, scale)
-        partial = jax.tree.map(lambda p, g: p + g.astype(p.dtype), partial, gradient)
-        done = end == group_end
-        partial, sums = jax.lax.cond(
-            any_member(done), flush, lambda done, current, partial, sums: (partial, sums), done, current, partial, sums
-        )
-        return end, partial, sums, any_member(end < total)
+        return jax.tree.map(lambda p, g: p + g.astype(p.dtype), partial, gradient)
 
-    start = jnp.zeros((), jnp.int32)
-    partial = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), sums)
-    return jax.lax.while_loop(lambda state: state[3], body, (start, partial, sums, any_member(start < total)))[2]
+    def add_group(group, sums):
+        end = step_ends[group]
+        start = jnp.where(group > 0, step_ends[group - 1], 0)
+
+        def body(state):
+            start, partial, _ = state
+            partial = block(start, end, partial)
+            return start + block_size, partial, any_member(start + block_size < end)
+
+        partial = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), sums)
+        _, partial, _ = jax.lax.while_loop(lambda state: state[2], body, (start, partial, any_member(start < end)))
+        return write_row(sums, jax.tree.map(jnp.add, read_row(sums, group), partial), group)
+
+    return jax.lax.fori_loop(0, step_ends.shape[0], add_group, sums)
 
 
 def _is_one(value: Any) -> bool:

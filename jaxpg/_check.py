@@ -18,7 +18,20 @@ from jax.core import Tracer
 
 T = TypeVar("T")
 
-__all__ = ["callable_", "count", "count_or", "instance", "is_concrete", "key", "named", "nearest", "number", "optional", "positive", "unit"]
+__all__ = [
+    "callable_",
+    "count",
+    "count_or",
+    "instance",
+    "is_concrete",
+    "key",
+    "named",
+    "nearest",
+    "number",
+    "optional",
+    "positive",
+    "unit",
+]
 
 
 def is_concrete(value: Any) -> bool:
@@ -36,8 +49,9 @@ def named(argument: str, value: Any, accepted: Iterable[str]) -> str:
     """`value`, if it is one of the strings in `accepted`."""
     accepted = list(accepted)
     if value not in accepted:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, accepted))}; got {value!r}"
-                         f"{nearest(value, accepted)}")
+        raise ValueError(
+            f"{argument} must be one of {', '.join(map(repr, accepted))}; got {value!r}{nearest(value, accepted)}"
+        )
     return value
 
 
@@ -69,8 +83,9 @@ def count(argument: str, value: Any, minimum: int = 1) -> int:
     try:
         result = operator.index(value)
     except TypeError:
-        raise TypeError(f"{argument} must be an integer of at least {minimum}; got {type(value).__name__} ({value!r})"
-                        ) from None
+        raise TypeError(
+            f"{argument} must be an integer of at least {minimum}; got {type(value).__name__} ({value!r})"
+        ) from None
     if result < minimum:
         raise ValueError(f"{argument} must be an integer of at least {minimum}; got {result}")
     return result
@@ -81,8 +96,9 @@ def count_or(argument: str, value: Any, default: int, minimum: int = 1) -> int:
     return default if value is None else count(argument, value, minimum)
 
 
-def number(argument: str, value: Any, low: float = -math.inf, high: float = math.inf, *,
-           exclusive: bool = False) -> Any:
+def number(
+    argument: str, value: Any, low: float = -math.inf, high: float = math.inf, *, exclusive: bool = False
+) -> Any:
     """`value`, a finite real scalar in [low, high] (`exclusive`: in (low, high)). Traced scalars pass unread."""
     bounds = f"in {'(' if exclusive else '['}{low:g}, {high:g}{')' if exclusive else ']'}"
     accepted = "a finite real number" if (low, high) == (-math.inf, math.inf) else f"a finite real number {bounds}"
@@ -90,14 +106,18 @@ def number(argument: str, value: Any, low: float = -math.inf, high: float = math
         raise TypeError(f"{argument} must be {accepted}; got {type(value).__name__} ({value!r})")
     if not is_concrete(value):
         if value.ndim or not jnp.issubdtype(value.dtype, jnp.number):
-            raise ValueError(f"{argument} must be {accepted}; got a traced array of shape {value.shape} and dtype "
-                             f"{value.dtype}: map over it with jax.vmap to pass one scalar at a time")
+            raise ValueError(
+                f"{argument} must be {accepted}; got a traced array of shape {value.shape} and dtype "
+                f"{value.dtype}: map over it with jax.vmap to pass one scalar at a time"
+            )
         return value
     if not isinstance(value, numbers.Real):
         array = np.asarray(value)
         if array.ndim or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-            raise TypeError(f"{argument} must be {accepted}; got {type(value).__name__} of shape {array.shape} and "
-                            f"dtype {array.dtype}")
+            raise TypeError(
+                f"{argument} must be {accepted}; got {type(value).__name__} of shape {array.shape} and "
+                f"dtype {array.dtype}"
+            )
     scalar = float(value)
     inside = (low < scalar < high) if exclusive else (low <= scalar <= high)
     if not math.isfinite(scalar) or not inside:
@@ -120,8 +140,10 @@ def key(argument: str, value: Any) -> jax.Array:
     accepted = "one random key from jax.random.key(seed)"
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         if value.ndim:
-            raise ValueError(f"{argument} must be {accepted}; got an array of {value.shape} keys: use jax.vmap to map "
-                             f"over them, or pick one")
+            raise ValueError(
+                f"{argument} must be {accepted}; got an array of {value.shape} keys: use jax.vmap to map "
+                f"over them, or pick one"
+            )
         return value
     if isinstance(value, (jax.Array, np.ndarray)) and value.dtype == np.uint32:
         if value.ndim != 1:

@@ -110,16 +110,16 @@ def add_statistics(moments: Moments, episodes: EpisodeStatistics) -> Moments:
 def finish(moments: Moments, num_episodes: int, num_groups: int) -> GradientEstimate:
     """The estimate and its errors from the groups' sums."""
     floats = moments.mean.dtype
-    sizes = jnp.asarray(
-        np.diff([num_episodes * g // num_groups for g in range(num_groups + 1)]), floats
-    )
+    sizes = jnp.asarray(np.diff([num_episodes * g // num_groups for g in range(num_groups + 1)]), floats)
 
     def column(x, leaf):
         return x.reshape((-1,) + (1,) * (leaf.ndim - 1)).astype(leaf.dtype)
 
     gradient = jax.tree.map(lambda s: jnp.sum(s, axis=0) / num_episodes, moments.sums)
     # Group g's sum less its share of the mean, over √n_g: mean 0, covariance Σ (1 − n_g / N).
-    residuals = jax.tree.map(lambda s, g: (s - column(sizes, s) * g) / jnp.sqrt(column(sizes, s)), moments.sums, gradient)
+    residuals = jax.tree.map(
+        lambda s, g: (s - column(sizes, s) * g) / jnp.sqrt(column(sizes, s)), moments.sums, gradient
+    )
     scale = 1.0 / ((num_groups - 1) * num_episodes) if num_groups > 1 else jnp.nan
     variance = jax.tree.map(lambda r: jnp.sum(r**2, axis=0) * scale, residuals)
 
@@ -128,20 +128,32 @@ def finish(moments: Moments, num_episodes: int, num_groups: int) -> GradientEsti
 
     squared_norm = total(jax.tree.map(jnp.square, gradient))
     norm = jnp.sqrt(squared_norm)
-    along = functools.reduce(jnp.add, [
-        jnp.sum((r * g).reshape(num_groups, -1), axis=1).astype(floats)
-        for r, g in zip(jax.tree.leaves(residuals), jax.tree.leaves(gradient), strict=True)
-    ])
+    along = functools.reduce(
+        jnp.add,
+        [
+            jnp.sum((r * g).reshape(num_groups, -1), axis=1).astype(floats)
+            for r, g in zip(jax.tree.leaves(residuals), jax.tree.leaves(gradient), strict=True)
+        ],
+    )
     trace = total(variance)
     signal = jnp.maximum(squared_norm - trace, 0.0)
     signal = jnp.where(jnp.isnan(trace), jnp.nan, signal)
     error = jnp.sqrt(moments.squares / (num_episodes - 1) / num_episodes) if num_episodes > 1 else jnp.nan
     return GradientEstimate(
-        gradient=gradient, variance=variance, objective=moments.mean, objective_error=jnp.asarray(error, floats),
-        episode_return=moments.mean_return, episode_length=moments.steps.astype(floats) / num_episodes, gradient_norm=norm,
-        gradient_norm_error=jnp.sqrt(jnp.sum(along**2) * scale) / norm, snr=jnp.sqrt(signal / trace),
-        noise_scale=num_episodes * trace / signal, trace=trace, num_episodes=moments.count,
+        gradient=gradient,
+        variance=variance,
+        objective=moments.mean,
+        objective_error=jnp.asarray(error, floats),
+        episode_return=moments.mean_return,
+        episode_length=moments.steps.astype(floats) / num_episodes,
+        gradient_norm=norm,
+        gradient_norm_error=jnp.sqrt(jnp.sum(along**2) * scale) / norm,
+        snr=jnp.sqrt(signal / trace),
+        noise_scale=num_episodes * trace / signal,
+        trace=trace,
+        num_episodes=moments.count,
         num_steps=moments.steps,
-        num_groups=jnp.asarray(num_groups, jnp.int32), utilization=moments.steps.astype(floats) / moments.room,
+        num_groups=jnp.asarray(num_groups, jnp.int32),
+        utilization=moments.steps.astype(floats) / moments.room,
         num_nonfinite=moments.nonfinite,
     )

@@ -12,7 +12,7 @@ __all__ = ["Plan", "default", "make_plan", "require_max_steps", "row_bytes", "wo
 # Per backend: lanes (about what keeps one row of activations in the cache, or fills the chip), steps of a block of the
 # backward pass, and bytes of the step buffers.
 DEFAULTS = {
-    "cpu": {"num_lanes": 256, "block_size": 512, "buffer_bytes": 24 * 2**20},
+    "cpu": {"num_lanes": 256, "block_size": 256, "buffer_bytes": 24 * 2**20},
     "gpu": {"num_lanes": 32_768, "block_size": 65_536, "buffer_bytes": 4 * 2**30},
     "tpu": {"num_lanes": 16_384, "block_size": 32_768, "buffer_bytes": 2 * 2**30},
 }

@@ -77,7 +77,9 @@ def policy_gradient(
     if policy.initial_carry is not None:
         raise ValueError("policy has a memory (initial_carry); policy_gradient takes policies without one")
     if baseline.peers is not None and num_episodes < 2:
-        raise ValueError(f"num_episodes must be at least 2 for a baseline made of the other episodes; got {num_episodes}")
+        raise ValueError(
+            f"num_episodes must be at least 2 for a baseline made of the other episodes; got {num_episodes}"
+        )
     options = {
         "chunk_size": _check.optional(_check.count, "chunk_size", chunk_size, 1 if baseline.peers is None else 2),
         "num_lanes": _check.optional(_check.count, "num_lanes", num_lanes),
@@ -105,8 +107,10 @@ def policy_gradient(
             seen.add(form)
         result = compiled(key, params)
         if _check.is_concrete(result.num_nonfinite) and result.num_nonfinite > 0:
-            raise ValueError(f"reward: {int(result.num_nonfinite)} of {num_episodes} episodes of {env.name} have a return "
-                             f"that is not finite")
+            raise ValueError(
+                f"reward: {int(result.num_nonfinite)} of {num_episodes} episodes of {env.name} have a return "
+                f"that is not finite"
+            )
         return result
 
     return gradient
@@ -122,24 +126,42 @@ def _check_policy(env: Environment, policy: Policy, params: Any) -> None:
     try:
         action, log_prob = jax.eval_shape(
             lambda p, o, k: (lambda d: (d.sample(k), d.log_prob(d.sample(k))))(policy.apply(p, o)),
-            params, structure.observation, jax.eval_shape(lambda: jax.random.key(0)),
+            params,
+            structure.observation,
+            jax.eval_shape(lambda: jax.random.key(0)),
         )
     except Exception as error:
-        raise ValueError(f"params do not fit the policy, or the policy does not fit {env.name}: policy.apply(params, "
-                         f"observation) failed with {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"params do not fit the policy, or the policy does not fit {env.name}: policy.apply(params, "
+            f"observation) failed with {type(error).__name__}: {error}"
+        ) from error
     if log_prob.shape != ():
         raise ValueError(f"policy: log_prob of one action must be a scalar; got shape {log_prob.shape}")
 
 
 def _play(
-    env: Environment, policy: Policy, weight: Weight, baseline: Baseline, num_episodes: int, num_groups: int,
-    options: dict, key: jax.Array, params: Any, device: Any, num_devices: int,
+    env: Environment,
+    policy: Policy,
+    weight: Weight,
+    baseline: Baseline,
+    num_episodes: int,
+    num_groups: int,
+    options: dict,
+    key: jax.Array,
+    params: Any,
+    device: Any,
+    num_devices: int,
 ) -> Moments:
     """Plays a device's share of the episodes buffer by buffer and sums their terms by group."""
     row = jax.eval_shape(functools.partial(_example_row, env, policy, weight), key, params)
     plan = make_plan(
-        env, -(-num_episodes // num_devices), row_bytes(row), final_rows=weight.value is not None,
-        group_size=baseline.group_size, whole_groups=baseline.peers is not None, **options,
+        env,
+        -(-num_episodes // num_devices),
+        row_bytes(row),
+        final_rows=weight.value is not None,
+        group_size=baseline.group_size,
+        whole_groups=baseline.peers is not None,
+        **options,
     )
     first, last = _share(num_episodes, baseline.group_size or plan.chunk or 1, device, num_devices)
     buffer = jax.tree.map(lambda x: jnp.zeros((plan.num_rows, plan.num_lanes, *x.shape), x.dtype), row)
@@ -152,14 +174,33 @@ def _play(
         queue, buffer, moments, _ = state
         queue = queue._replace(num_slots=_next_slots(queue, last, plan))
         buffer, num_rows, statistics, rest = rollout.episodes(
-            env, policy, params, key, queue, buffer, num_rows=plan.num_rows, max_slots=plan.max_slots,
-            discount=weight.discount, value=weight.value, record=functools.partial(_record_row, weight),
+            env,
+            policy,
+            params,
+            key,
+            queue,
+            buffer,
+            num_rows=plan.num_rows,
+            max_slots=plan.max_slots,
+            discount=weight.discount,
+            value=weight.value,
+            record=functools.partial(_record_row, weight),
         )
         group_ends = _slots_before(queue, id_ends, plan)
         sums = _accumulate.sum_terms(
-            buffer, num_rows, statistics.length, queue.num_slots, policy, params, weight, baseline,
-            group_ends=group_ends, group_size=baseline.group_size or plan.chunk or 1, max_time=require_max_steps(env),
-            block_size=plan.block_size, sums=moments.sums,
+            buffer,
+            num_rows,
+            statistics.length,
+            queue.num_slots,
+            policy,
+            params,
+            weight,
+            baseline,
+            group_ends=group_ends,
+            group_size=baseline.group_size or plan.chunk or 1,
+            max_time=require_max_steps(env),
+            block_size=plan.block_size,
+            sums=moments.sums,
         )
         room = num_rows.astype(moments.room.dtype) * plan.num_lanes
         moments = add_statistics(moments._replace(sums=sums, room=moments.room + room), statistics)

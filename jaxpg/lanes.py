@@ -245,5 +245,3 @@ def play_row(
     final = ended & row.truncated if final_rows else jnp.zeros_like(ended)
     free = (ended & ~final) | before.final
     return lanes._replace(playing=before.playing & ~free, final=final), row, ended, free
-
-

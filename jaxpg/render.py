@@ -87,10 +87,12 @@ def play_episode(
     def at(tree, t):
         return jax.tree.map(lambda x: x[t], tree)
 
-    return [
-        Frame(*at(places, t), at(actions, t) if t < length else None, t, float(returns[t - 1]) if t else 0.0)
-        for t in range(int(length) + 1)
-    ]
+    frames = []
+    for t in range(int(length) + 1):
+        state, observation = at(places, t)
+        action = at(actions, t) if t < length else None
+        frames.append(Frame(state, observation, action, t, float(returns[t - 1]) if t else 0.0))
+    return frames
 
 
 def render_episode(

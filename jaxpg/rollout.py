@@ -140,9 +140,7 @@ def episodes(
 
     def body(rnd: _Round) -> _Round:
         rnd = jax.lax.cond(any_member(jnp.any(rnd.free)), hand_out, lambda rnd: rnd, rnd)
-        lanes, row, ended, free = play_row(
-            env, policy, params, rnd.lanes, discount, value, final_rows, deterministic
-        )
+        lanes, row, ended, free = play_row(env, policy, params, rnd.lanes, discount, value, final_rows, deterministic)
         buffer = None if rnd.buffer is None else write_row(rnd.buffer, record(row), rnd.row)
         slots = jnp.where(ended, row.episode, max_slots)  # Out of range: dropped.
         statistics = jax.tree.map(

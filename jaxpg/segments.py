@@ -96,9 +96,7 @@ def segment(
         def refill():
             return _fresh(env, policy, state.key, state.lanes.episode + 1), jnp.zeros_like(state.spent)
 
-        spare, spent = jax.lax.cond(
-            any_member(jnp.any(free & state.spent)), refill, lambda: (state.spare, state.spent)
-        )
+        spare, spent = jax.lax.cond(any_member(jnp.any(free & state.spent)), refill, lambda: (state.spare, state.spent))
         return state._replace(lanes=select(free, spare, state.lanes), spare=spare, spent=spent | free)
 
     def body(state: SegmentState, _):

@@ -55,27 +55,44 @@ def gradient_from(
         raise ValueError(f"trajectory must hold [step, lane] arrays with at least one step; reward has shape {shape}")
     num_episodes = _number_of_episodes(trajectory, probabilities, num_episodes)
     if baseline.peers is not None and num_episodes < 2:
-        raise ValueError(f"num_episodes must be at least 2 for a baseline made of the other episodes; got {num_episodes}")
+        raise ValueError(
+            f"num_episodes must be at least 2 for a baseline made of the other episodes; got {num_episodes}"
+        )
     num_groups = min(_check.count_or("num_groups", num_groups, DEFAULT_GROUPS), num_episodes)
     floats = float_dtype()
     trajectory = trajectory._replace(
-        reward=jnp.asarray(trajectory.reward, floats), terminated=jnp.asarray(trajectory.terminated, bool),
+        reward=jnp.asarray(trajectory.reward, floats),
+        terminated=jnp.asarray(trajectory.terminated, bool),
         truncated=jnp.asarray(trajectory.truncated, bool) & ~jnp.asarray(trajectory.terminated, bool),
-        valid=jnp.asarray(trajectory.valid, bool), log_prob=None, carry=None,
-        value=None if weight.value is None else jax.vmap(jax.vmap(weight.value))(
-            trajectory.observation, trajectory.time).astype(floats),
+        valid=jnp.asarray(trajectory.valid, bool),
+        log_prob=None,
+        carry=None,
+        value=None
+        if weight.value is None
+        else jax.vmap(jax.vmap(weight.value))(trajectory.observation, trajectory.time).astype(floats),
     )
     statistics = _episode_statistics(trajectory, num_episodes, weight.discount)
     if _check.is_concrete(statistics.length) and not bool(jnp.all(statistics.length > 0)):
         missing = [int(i) for i in jnp.flatnonzero(statistics.length == 0)[:5]]
-        raise ValueError(f"trajectory must hold whole episodes 0 … {num_episodes - 1}; missing or without an end: "
-                         f"{missing}")
+        raise ValueError(
+            f"trajectory must hold whole episodes 0 … {num_episodes - 1}; missing or without an end: {missing}"
+        )
     group_ends = jnp.asarray([num_episodes * (g + 1) // num_groups for g in range(num_groups)], jnp.int32)
     moments = no_moments(params, num_groups, num_episodes, shape[0])
     sums = _accumulate.sum_terms(
-        trajectory, jnp.asarray(shape[0], jnp.int32), statistics.length, jnp.asarray(num_episodes, jnp.int32), policy,
-        params, weight, baseline, group_ends=group_ends, group_size=baseline.group_size or num_episodes,
-        max_time=shape[0], block_size=min(block_size or default("block_size"), shape[0] * shape[1]), sums=moments.sums,
+        trajectory,
+        jnp.asarray(shape[0], jnp.int32),
+        statistics.length,
+        jnp.asarray(num_episodes, jnp.int32),
+        policy,
+        params,
+        weight,
+        baseline,
+        group_ends=group_ends,
+        group_size=baseline.group_size or num_episodes,
+        max_time=shape[0],
+        block_size=min(block_size or default("block_size"), shape[0] * shape[1]),
+        sums=moments.sums,
         episode_weights=None if probabilities is None else jnp.asarray(probabilities, floats),
     )
     room = jnp.asarray(shape[0] * shape[1], floats)
@@ -109,10 +126,10 @@ def _episode_statistics(trajectory: Trajectory, num_episodes: int, discount: Any
     zeros = jnp.zeros(num_episodes, floats)
     return EpisodeStatistics(
         length=jnp.zeros(num_episodes, jnp.int32)
-        .at[jnp.where(ended, trajectory.episode, num_episodes)].set(trajectory.time + 1, mode="drop"),
+        .at[jnp.where(ended, trajectory.episode, num_episodes)]
+        .set(trajectory.time + 1, mode="drop"),
         returns=zeros.at[slots].add(reward, mode="drop"),
-        discounted_returns=zeros.at[slots].add(
-            reward * jnp.asarray(discount, floats) ** trajectory.time, mode="drop"),
+        discounted_returns=zeros.at[slots].add(reward * jnp.asarray(discount, floats) ** trajectory.time, mode="drop"),
     )
 
 
@@ -124,9 +141,15 @@ def _with_probabilities(
     gradient = jax.tree.map(lambda s: jnp.sum(s, axis=0), sums)
     squared_norm = sum(jnp.sum(g**2).astype(nan.dtype) for g in jax.tree.leaves(gradient))
     return estimate._replace(
-        gradient=gradient, variance=jax.tree.map(lambda g: jnp.full_like(g, jnp.nan), gradient),
-        objective=jnp.sum(probabilities * statistics.discounted_returns), objective_error=nan,
+        gradient=gradient,
+        variance=jax.tree.map(lambda g: jnp.full_like(g, jnp.nan), gradient),
+        objective=jnp.sum(probabilities * statistics.discounted_returns),
+        objective_error=nan,
         episode_return=jnp.sum(probabilities * statistics.returns),
         episode_length=jnp.sum(probabilities * statistics.length),
-        gradient_norm=jnp.sqrt(squared_norm), gradient_norm_error=nan, snr=nan, noise_scale=nan, trace=nan,
+        gradient_norm=jnp.sqrt(squared_norm),
+        gradient_norm_error=nan,
+        snr=nan,
+        noise_scale=nan,
+        trace=nan,
     )

@@ -160,18 +160,24 @@ def value_function(argument: str, value: Any) -> Callable[[Any, jax.Array], jax.
     import inspect
 
     if value is None:
-        raise TypeError(f"{argument} must be a function observation -> value (or (observation, time) -> value); got None")
+        raise TypeError(
+            f"{argument} must be a function observation -> value (or (observation, time) -> value); got None"
+        )
     _check.callable_(argument, value, "observation -> value (or (observation, time) -> value)")
     try:
         parameters = inspect.signature(value).parameters.values()
     except (TypeError, ValueError):  # Some built-in callables have no signature.
         return lambda observation, time: value(observation)
-    required = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    required = [
+        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
     if len(required) == 2:
         return value
     if len(required) != 1 and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        raise TypeError(f"{argument} must be a function observation -> value (or (observation, time) -> value); got a "
-                        f"function of {len(required)} required arguments")
+        raise TypeError(
+            f"{argument} must be a function observation -> value (or (observation, time) -> value); got a "
+            f"function of {len(required)} required arguments"
+        )
     return lambda observation, time: value(observation)
 
 
@@ -289,5 +295,7 @@ def _flags(argument: str, array: Any) -> jax.Array:
 def _same_shape(**arrays: jax.Array) -> None:
     shapes = {name: array.shape for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
-        raise ValueError(f"{', '.join(shapes)} must have one shape; got "
-                         f"{', '.join(f'{name} {shape}' for name, shape in shapes.items())}")
+        raise ValueError(
+            f"{', '.join(shapes)} must have one shape; got "
+            f"{', '.join(f'{name} {shape}' for name, shape in shapes.items())}"
+        )

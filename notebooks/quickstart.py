@@ -166,7 +166,12 @@ def step(key, position, action):
 
 
 walk = Environment(
-    reset=reset, step=step, observation_space=Box(-10, 10, (1,)), action_space=Box(-1, 1, (1,)), max_steps=30, name="walk"
+    reset=reset,
+    step=step,
+    observation_space=Box(-10, 10, (1,)),
+    action_space=Box(-1, 1, (1,)),
+    max_steps=30,
+    name="walk",
 )
 walker = jaxpg.policies.linear_gaussian(walk)
 start_params = walker.init(jax.random.key(0))

@@ -71,8 +71,14 @@ def enumerate_trajectories(mdp: SmallMDP, logits: np.ndarray) -> Trajectories:
 
     m, h = len(found), mdp.horizon
     out = Trajectories(
-        np.zeros(m), np.zeros(m, int), np.zeros((m, h + 1), int), np.zeros((m, h), int), np.zeros((m, h)),
-        np.zeros((m, h, num_states * num_actions)), np.zeros((m, h), bool), np.zeros(m, bool),
+        np.zeros(m),
+        np.zeros(m, int),
+        np.zeros((m, h + 1), int),
+        np.zeros((m, h), int),
+        np.zeros((m, h)),
+        np.zeros((m, h, num_states * num_actions)),
+        np.zeros((m, h), bool),
+        np.zeros(m, bool),
     )
     for i, (probability, states, actions, ended) in enumerate(found):
         n = len(actions)

@@ -78,8 +78,10 @@ FAST = {("total_return", "leave_one_out"), ("reward_to_go", "leave_one_out"), ("
 def test_mean_is_the_exact_mean(weight, baseline, record_property):
     verdict = judge(weight, baseline)
     record_property("detectable relative bias", verdict.detectable)
-    print(f"{weight} × {baseline}: uniformity p = {verdict.uniformity:.3f}, smallest p × K = {verdict.smallest:.3f}, "
-          f"detectable relative bias {verdict.detectable:.1%}")
+    print(
+        f"{weight} × {baseline}: uniformity p = {verdict.uniformity:.3f}, smallest p × K = {verdict.smallest:.3f}, "
+        f"detectable relative bias {verdict.detectable:.1%}"
+    )
     assert verdict.passed, verdict
     assert verdict.detectable < 0.1
 
@@ -118,8 +120,9 @@ def test_time_baseline_of_the_other_episodes(num_episodes):
 
     problem = Problem(mdp, logits, traj)
     np.testing.assert_allclose(mean, true_gradient(problem), atol=1e-12)
-    found = sample([problem], 100_000, num_episodes, lambda _: weights.reward_to_go(mdp.discount),
-                   lambda _: baselines.time())
+    found = sample(
+        [problem], 100_000, num_episodes, lambda _: weights.reward_to_go(mdp.discount), lambda _: baselines.time()
+    )
     verdict = audit(found, [mean], [covariance])
     assert verdict.p_values[0] > 1e-4, verdict
 
@@ -169,11 +172,22 @@ def test_reported_variance_is_unbiased():
     """E[variance] = diag Cov exactly, for groups of equal and of unequal size, and one episode a group."""
     problem, value = PROBLEMS[0], VALUES[0]
     for num_episodes, num_groups in ((12, 4), (11, 4), (6, 6)):
-        mdp = jaxpg.exact.FiniteMDP(problem.mdp.transition, problem.mdp.reward, problem.mdp.initial, discount=DISCOUNT,
-                                    horizon=problem.mdp.horizon, terminal=problem.mdp.terminal)
+        mdp = jaxpg.exact.FiniteMDP(
+            problem.mdp.transition,
+            problem.mdp.reward,
+            problem.mdp.initial,
+            discount=DISCOUNT,
+            horizon=problem.mdp.horizon,
+            terminal=problem.mdp.terminal,
+        )
         env = mdp.environment()
-        gradient = jaxpg.policy_gradient(env, jaxpg.policies.tabular(env), num_episodes=num_episodes,
-                                         num_groups=num_groups, weight=weights.reward_to_go(DISCOUNT))
+        gradient = jaxpg.policy_gradient(
+            env,
+            jaxpg.policies.tabular(env),
+            num_episodes=num_episodes,
+            num_groups=num_groups,
+            weight=weights.reward_to_go(DISCOUNT),
+        )
         run = functools.partial(gradient, params=jnp.asarray(problem.logits, jnp.float32))
         keys = jax.random.split(jax.random.key(8), 40_000)
         found = jax.jit(jax.vmap(lambda k: run(k)))(keys)

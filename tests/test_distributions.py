@@ -57,12 +57,16 @@ TABLE = {
     "tanh-normal": build(D.TanhNormal, [(3,)], np.array([-1, 0.5, 0]), LOW, HIGH),
     "tanh-normal, matrix": build(D.TanhNormal, [(2, 2)], [(2, 2), -1, 0.5], -2, 1, event_ndim=2),
     "beta": build(D.Beta, [(3,), 1.2, 6], [(3,), 1.2, 6], LOW, HIGH),
-    "joint": lambda *row: D.Joint({"move": TABLE["categorical, masked"](*row),
-                                   "aim": (TABLE["normal"](*row), TABLE["tanh-normal"](*row))}),
+    "joint": lambda *row: D.Joint(
+        {"move": TABLE["categorical, masked"](*row), "aim": (TABLE["normal"](*row), TABLE["tanh-normal"](*row))}
+    ),
 }
 DISCRETE = {
-    "categorical": list(range(4)), "categorical, masked": list(range(4)), "categorical, 100 actions": list(range(100)),
-    "bernoulli": list(itertools.product([False, True], repeat=3)), "bernoulli, one": [False, True],
+    "categorical": list(range(4)),
+    "categorical, masked": list(range(4)),
+    "categorical, 100 actions": list(range(100)),
+    "bernoulli": list(itertools.product([False, True], repeat=3)),
+    "bernoulli, one": [False, True],
     "multi-discrete": list(itertools.product(range(2), range(4), range(3))),
     "multi-discrete, equal": list(itertools.product(range(3), range(3))),
     "multi-discrete, masked": list(itertools.product(range(2), range(4))),
@@ -95,8 +99,13 @@ def draws(distribution, number, seed=0):
 
 
 def everything(p, q, action):
-    return {"log_prob": p.log_prob(action), "entropy": p.entropy(), "mode": p.mode(), "kl": p.kl_divergence(q),
-            "environment": p.to_environment(action)}
+    return {
+        "log_prob": p.log_prob(action),
+        "entropy": p.entropy(),
+        "mode": p.mode(),
+        "kl": p.kl_divergence(q),
+        "environment": p.to_environment(action),
+    }
 
 
 @functools.cache
@@ -148,7 +157,8 @@ def test_batch_axes_are_independent(name):
     action = jax.jit(p.sample)(jax.random.key(0))
     methods = jax.jit(lambda v, w, a: everything(rebuild(v), rebuild_other(w), a))
     close = lambda a, b: jax.tree.map(  # noqa: E731
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), a, b)
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), a, b
+    )
     mapped = jax.vmap(methods)(values, others, action)
     close(jax.tree.map(lambda x: x[2], mapped), methods(*jax.tree.map(lambda x: x[2], (values, others, action))))
     twice = methods(*jax.tree.map(lambda x: jnp.stack([x, x[::-1]]), (values, others, action)))
@@ -252,9 +262,15 @@ def numpyro_twin(d):
         return dist.Normal(d.mean, jnp.exp(d.log_std)).to_event(d.event_ndim)
     low, high = jnp.asarray(d.low), jnp.asarray(d.high)
     if isinstance(d, D.TanhNormal):
-        squash = [dist.transforms.ComposeTransform([dist.transforms.AffineTransform(0.0, 2.0),
-                                                    dist.transforms.SigmoidTransform(),
-                                                    dist.transforms.AffineTransform(low, high - low)])]
+        squash = [
+            dist.transforms.ComposeTransform(
+                [
+                    dist.transforms.AffineTransform(0.0, 2.0),
+                    dist.transforms.SigmoidTransform(),
+                    dist.transforms.AffineTransform(low, high - low),
+                ]
+            )
+        ]
         base = dist.Normal(d.mean, jnp.exp(d.log_std))
     else:
         squash, base = [dist.transforms.AffineTransform(low, high - low)], dist.Beta(d.alpha, d.beta)

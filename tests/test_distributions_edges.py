@@ -65,8 +65,11 @@ def test_a_mask_that_allows_nothing_is_ignored():
 def test_logits_of_minus_infinity_exclude_actions():
     logits = jnp.asarray([0.5, -jnp.inf, 1.0])
     distribution = D.Categorical(logits)
-    for function in (lambda x: D.Categorical(x).entropy(), lambda x: D.Categorical(x).log_prob(0),
-                     lambda x: D.Categorical(x).kl_divergence(distribution)):
+    for function in (
+        lambda x: D.Categorical(x).entropy(),
+        lambda x: D.Categorical(x).log_prob(0),
+        lambda x: D.Categorical(x).kl_divergence(distribution),
+    ):
         assert jnp.isfinite(function(logits)) and jnp.isfinite(jax.grad(function)(logits)).all()
     assert not (draws(distribution, 10_000) == 1).any()
 
@@ -103,8 +106,12 @@ def test_many_actions_have_their_probabilities(size):
 
 def test_bernoulli_extremes():
     logits = jnp.asarray([-200.0, -30.0, 0.0, 30.0, 200.0])
-    for function in (lambda x: D.Bernoulli(x).entropy(), lambda x: D.Bernoulli(x).log_prob(x > 0),
-                     lambda x: D.Bernoulli(x).log_prob(x < 0), lambda x: D.Bernoulli(x).kl_divergence(D.Bernoulli(-x))):
+    for function in (
+        lambda x: D.Bernoulli(x).entropy(),
+        lambda x: D.Bernoulli(x).log_prob(x > 0),
+        lambda x: D.Bernoulli(x).log_prob(x < 0),
+        lambda x: D.Bernoulli(x).kl_divergence(D.Bernoulli(-x)),
+    ):
         assert jnp.isfinite(function(logits)) and jnp.isfinite(jax.grad(function)(logits)).all()
     expected = 31 * math.exp(-30)  # p (1 − log p) for small p.
     np.testing.assert_allclose(D.Bernoulli(jnp.asarray(30.0), 0).entropy(), expected, rtol=1e-5)
@@ -129,11 +136,15 @@ def test_tanh_normal_is_exact_where_tanh_saturates():
     assert np.isfinite(np.asarray(second)).all()
 
 
-@pytest.mark.parametrize("distribution", [
-    lambda: D.TanhNormal(jnp.asarray(0.4), jnp.asarray(-0.3), -0.5, 2.5, 0),
-    lambda: D.TanhNormal(jnp.asarray(-1.4), jnp.asarray(0.2), -0.5, 2.5, 0),
-    lambda: D.Beta(jnp.asarray(1.7), jnp.asarray(3.1), -0.5, 2.5, 0),
-], ids=["narrow", "wide", "beta"])
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        lambda: D.TanhNormal(jnp.asarray(0.4), jnp.asarray(-0.3), -0.5, 2.5, 0),
+        lambda: D.TanhNormal(jnp.asarray(-1.4), jnp.asarray(0.2), -0.5, 2.5, 0),
+        lambda: D.Beta(jnp.asarray(1.7), jnp.asarray(3.1), -0.5, 2.5, 0),
+    ],
+    ids=["narrow", "wide", "beta"],
+)
 def test_density_of_the_environment_action(distribution, x64):
     """∫ exp(log_prob) da = 1 and H = −∫ p log p da over the environment's actions a, by their own differences."""
     distribution = distribution()
@@ -148,8 +159,10 @@ def test_expected_log_cosh(x64):
     """Against a sum over 50,001 nodes, for narrow and wide normals near 0 and far out; with the gradient."""
     z = np.linspace(-12, 12, 50_001)
     weight = scipy.stats.norm.pdf(z) * (z[1] - z[0])
-    mean, std = map(np.ravel, np.meshgrid([0.0, 0.3, 1.0, 3.0, 7.0, -10.0, 40.0],
-                                          [1e-4, 0.01, 0.3, 1.0, 1.6, 3.0, 7.4, 30.0, 1000.0]))
+    mean, std = map(
+        np.ravel,
+        np.meshgrid([0.0, 0.3, 1.0, 3.0, 7.0, -10.0, 40.0], [1e-4, 0.01, 0.3, 1.0, 1.6, 3.0, 7.4, 30.0, 1000.0]),
+    )
     u = mean[:, None] + std[:, None] * z
     expected = (np.logaddexp(u, -u) * weight).sum(1)
     value = expected_log_two_cosh(jnp.asarray(mean), jnp.asarray(std))
@@ -202,17 +215,29 @@ def test_beta_equals_scipy(x64):
 # --- What must be refused --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("build", "message"), [
-    (lambda: D.TanhNormal(jnp.zeros(2), jnp.zeros(2), -math.inf, 1.0), "low and high must be finite"),
-    (lambda: D.TanhNormal(jnp.zeros(2), jnp.zeros(2), 1.0, 1.0), "low < high"),
-    (lambda: D.Beta(jnp.ones(2), jnp.ones(2), 0.0, math.inf), "low and high must be finite"),
-    (lambda: D.MultiDiscrete(jnp.zeros(4), (2, 3)).entropy(), "logits and mask must have 5 entries"),
-    (lambda: D.MultiDiscrete(jnp.zeros(5), (2, 3), jnp.ones(4, bool)).entropy(), "logits and mask must have 5 entries"),
-    (lambda: D.TanhNormal(jnp.zeros(2), jnp.zeros(2)).kl_divergence(D.TanhNormal(jnp.zeros(2), jnp.zeros(2), -2, 2)),
-     "other must have the same low and high"),
-    (lambda: D.Joint((D.Bernoulli(jnp.zeros(2)),)).kl_divergence(D.Joint([D.Bernoulli(jnp.zeros(2))])),
-     "other must have the structure"),
-])
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: D.TanhNormal(jnp.zeros(2), jnp.zeros(2), -math.inf, 1.0), "low and high must be finite"),
+        (lambda: D.TanhNormal(jnp.zeros(2), jnp.zeros(2), 1.0, 1.0), "low < high"),
+        (lambda: D.Beta(jnp.ones(2), jnp.ones(2), 0.0, math.inf), "low and high must be finite"),
+        (lambda: D.MultiDiscrete(jnp.zeros(4), (2, 3)).entropy(), "logits and mask must have 5 entries"),
+        (
+            lambda: D.MultiDiscrete(jnp.zeros(5), (2, 3), jnp.ones(4, bool)).entropy(),
+            "logits and mask must have 5 entries",
+        ),
+        (
+            lambda: D.TanhNormal(jnp.zeros(2), jnp.zeros(2)).kl_divergence(
+                D.TanhNormal(jnp.zeros(2), jnp.zeros(2), -2, 2)
+            ),
+            "other must have the same low and high",
+        ),
+        (
+            lambda: D.Joint((D.Bernoulli(jnp.zeros(2)),)).kl_divergence(D.Joint([D.Bernoulli(jnp.zeros(2))])),
+            "other must have the structure",
+        ),
+    ],
+)
 def test_errors(build, message):
     with pytest.raises(ValueError, match=message):
         build()

@@ -125,8 +125,19 @@ def test_a_natural_end_terminates(name):
     assert (timesteps.truncated[:, length - 1] == (name == "DeepSea-bsuite")).all()
 
 
-@pytest.mark.parametrize("name", marked(["Pendulum-v1", "Reacher-misc", "PointRobot-misc", "GaussianBandit-misc",
-                                         "DiscountingChain-bsuite", "Freeway-MinAtar"]))
+@pytest.mark.parametrize(
+    "name",
+    marked(
+        [
+            "Pendulum-v1",
+            "Reacher-misc",
+            "PointRobot-misc",
+            "GaussianBandit-misc",
+            "DiscountingChain-bsuite",
+            "Freeway-MinAtar",
+        ]
+    ),
+)
 def test_environments_without_an_end_of_their_own_are_only_truncated(name):
     timesteps, alive = play_many(jaxpg.make(name, max_steps=40), 45, episodes=4)
     np.testing.assert_array_equal(alive.sum(axis=1), 40)
@@ -184,9 +195,21 @@ def test_numbers_are_gymnaxs(name):
         np.testing.assert_allclose(np.asarray(one, np.float64), np.asarray(other, np.float64), rtol=1e-6)
 
 
-X64_KINDS = ["CartPole-v1", "Pendulum-v1", "Freeway-MinAtar", "MetaMaze-misc", "GaussianBandit-misc", "FourRooms-misc",
-             "DiscountingChain-bsuite", "UmbrellaChain-bsuite", "Catch-bsuite", "Pong-misc", "FrozenLake-misc",
-             "MountainCarContinuous-v0", "Seaquest-MinAtar"]
+X64_KINDS = [
+    "CartPole-v1",
+    "Pendulum-v1",
+    "Freeway-MinAtar",
+    "MetaMaze-misc",
+    "GaussianBandit-misc",
+    "FourRooms-misc",
+    "DiscountingChain-bsuite",
+    "UmbrellaChain-bsuite",
+    "Catch-bsuite",
+    "Pong-misc",
+    "FrozenLake-misc",
+    "MountainCarContinuous-v0",
+    "Seaquest-MinAtar",
+]
 
 
 PLAYED_IN_32_BITS = {"Freeway-MinAtar", "MetaMaze-misc", "GaussianBandit-misc", "DiscountingChain-bsuite"}
@@ -207,7 +230,8 @@ def test_under_x64(name, x64):
     assert np.isfinite(timesteps.reward[alive]).all()
     structure = check_structure(env)
     assert jax.tree.map(lambda leaf: leaf.dtype, jax.eval_shape(env.reset, jax.random.key(0))[0]) == jax.tree.map(
-        lambda leaf: leaf.dtype, structure.state)
+        lambda leaf: leaf.dtype, structure.state
+    )
 
 
 @pytest.fixture
@@ -307,8 +331,12 @@ def test_equal_arguments_give_the_same_environment():
     assert make("CartPole-v1") is make("CartPole-v1") is make("gymnax/CartPole-v1")
     assert make("CartPole-v1", length=1, gravity=9) is make("CartPole-v1", gravity=9.0, length=np.float32(1.0))
     assert make("CartPole-v1", max_steps=100) is make("CartPole-v1", max_steps=np.int64(100))
-    distinct = [make("CartPole-v1"), make("CartPole-v1", max_steps=100), make("CartPole-v1", length=0.6),
-                make("CartPole-v1", masspole=0.6)]
+    distinct = [
+        make("CartPole-v1"),
+        make("CartPole-v1", max_steps=100),
+        make("CartPole-v1", length=0.6),
+        make("CartPole-v1", masspole=0.6),
+    ]
     assert len(set(map(id, distinct))) == 4
     torques = [make("Acrobot-v1", available_torque=torque) for torque in ([-1, 0, 1], [-1.0, 0.0, 1.0], [-2, 0, 2])]
     assert torques[0] is torques[1] is not torques[2]
@@ -331,7 +359,8 @@ def test_traced_environments_are_not_kept():
 
 def test_the_first_environment_may_be_made_inside_a_trace(run_in_subprocess):
     """gymnax makes arrays as it is imported and as it builds; inside a trace those must not become tracers."""
-    print(run_in_subprocess("""
+    print(
+        run_in_subprocess("""
         import sys
         import jax
         import jax.numpy as jnp
@@ -350,7 +379,8 @@ def test_the_first_environment_may_be_made_inside_a_trace(run_in_subprocess):
         with jax.checking_leaks():
             inside = jax.jit(steps)()
         assert inside == jax.jit(lambda: steps())()
-    """))
+    """)
+    )
 
 
 def test_environments_registered_with_gymnax_are_found():
@@ -416,28 +446,36 @@ def broken(what):
     def reset(change):
         return lambda key: change(*good.reset(key))
 
-    return corridor(**{
-        "reset gives one": {"reset": lambda key: good.reset(key)[0]},
-        "reset gives three": {"reset": reset(lambda s, o: (s, o, {}))},
-        "step gives four": {"step": step(lambda s, t: (s, t.observation, t.reward, t.terminated))},
-        "step gives a tuple": {"step": step(lambda s, t: (s, tuple(t)))},
-        "state grows": {"step": step(lambda s, t: (s | {"more": 1}, t))},
-        "state shape": {"step": step(lambda s, t: (s | {"place": s["place"][None]}, t))},
-        "state dtype": {"step": step(lambda s, t: (s | {"place": s["place"] * 1.0}, t))},
-        "text": {"step": step(lambda s, t: (s | {"place": "five"}, t))},
-        "observation structure": {"reset": reset(lambda s, o: (s, o["place"]))},
-        "observation shape": {"reset": reset(lambda s, o: (s, o | {"light": o["light"][0]}))},
-        "observation kind": {"reset": reset(lambda s, o: (s, o | {"place": o["place"] * 1.0}))},
-        "step's observation": {"step": step(lambda s, t: (s, t._replace(observation=t.observation["light"])))},
-        "observation dtype": {"step": step(lambda s, t: (s, t._replace(
-            observation=t.observation | {"light": t.observation["light"].astype(jnp.bfloat16)})))},
-        "reward vector": {"step": step(lambda s, t: (s, t._replace(reward=jnp.ones(2))))},
-        "reward complex": {"step": step(lambda s, t: (s, t._replace(reward=1j)))},
-        "reward boolean": {"step": step(lambda s, t: (s, t._replace(reward=t.terminated)))},
-        "no reward": {"step": step(lambda s, t: (s, t._replace(reward=None)))},
-        "terminated number": {"step": step(lambda s, t: (s, t._replace(terminated=1.0)))},
-        "truncated vector": {"step": step(lambda s, t: (s, t._replace(truncated=jnp.zeros(1, bool))))},
-    }[what])
+    return corridor(
+        **{
+            "reset gives one": {"reset": lambda key: good.reset(key)[0]},
+            "reset gives three": {"reset": reset(lambda s, o: (s, o, {}))},
+            "step gives four": {"step": step(lambda s, t: (s, t.observation, t.reward, t.terminated))},
+            "step gives a tuple": {"step": step(lambda s, t: (s, tuple(t)))},
+            "state grows": {"step": step(lambda s, t: (s | {"more": 1}, t))},
+            "state shape": {"step": step(lambda s, t: (s | {"place": s["place"][None]}, t))},
+            "state dtype": {"step": step(lambda s, t: (s | {"place": s["place"] * 1.0}, t))},
+            "text": {"step": step(lambda s, t: (s | {"place": "five"}, t))},
+            "observation structure": {"reset": reset(lambda s, o: (s, o["place"]))},
+            "observation shape": {"reset": reset(lambda s, o: (s, o | {"light": o["light"][0]}))},
+            "observation kind": {"reset": reset(lambda s, o: (s, o | {"place": o["place"] * 1.0}))},
+            "step's observation": {"step": step(lambda s, t: (s, t._replace(observation=t.observation["light"])))},
+            "observation dtype": {
+                "step": step(
+                    lambda s, t: (
+                        s,
+                        t._replace(observation=t.observation | {"light": t.observation["light"].astype(jnp.bfloat16)}),
+                    )
+                )
+            },
+            "reward vector": {"step": step(lambda s, t: (s, t._replace(reward=jnp.ones(2))))},
+            "reward complex": {"step": step(lambda s, t: (s, t._replace(reward=1j)))},
+            "reward boolean": {"step": step(lambda s, t: (s, t._replace(reward=t.terminated)))},
+            "no reward": {"step": step(lambda s, t: (s, t._replace(reward=None)))},
+            "terminated number": {"step": step(lambda s, t: (s, t._replace(terminated=1.0)))},
+            "truncated vector": {"step": step(lambda s, t: (s, t._replace(truncated=jnp.zeros(1, bool))))},
+        }[what]
+    )
 
 
 STRUCTURE_ERRORS = [
@@ -524,26 +562,41 @@ CALL_ERRORS = {
     "infinite": (lambda: jaxpg.make("CartPole-v1", length=np.inf), ValueError, "CartPole-v1: length.*inf"),
     "text": (lambda: jaxpg.make("CartPole-v1", length="long"), TypeError, "CartPole-v1: length.*str"),
     "vector": (lambda: jaxpg.make("CartPole-v1", length=[1.0, 2.0]), TypeError, r"CartPole-v1: length.*shape \(2,\)"),
-    "traced vector": (lambda: jax.jit(lambda x: jaxpg.make("CartPole-v1", length=x) and x)(np.ones(2)), ValueError,
-                      "CartPole-v1: length.*jax.vmap"),
+    "traced vector": (
+        lambda: jax.jit(lambda x: jaxpg.make("CartPole-v1", length=x) and x)(np.ones(2)),
+        ValueError,
+        "CartPole-v1: length.*jax.vmap",
+    ),
     "flag": (lambda: jaxpg.make("PointRobot-misc", dense_reward=1), TypeError, "dense_reward must be True or False"),
     "whole number": (lambda: jaxpg.make("UmbrellaChain-bsuite", chain_length=2.5), TypeError, "must be an integer"),
     "array shape": (lambda: jaxpg.make("Acrobot-v1", available_torque=1.0), ValueError, "available_torque must be"),
     "array NaN": (lambda: jaxpg.make("Acrobot-v1", available_torque=[0, np.nan]), ValueError, "available_torque must"),
     "constructor": (lambda: jaxpg.make("MetaMaze-misc", maze_size=4), ValueError, "cannot be built with maze_size=4"),
-    "traced constructor": (lambda: jax.jit(lambda n: jaxpg.make("DeepSea-bsuite", size=n) and n)(3), TypeError,
-                           "size fixes the environment's structure"),
+    "traced constructor": (
+        lambda: jax.jit(lambda n: jaxpg.make("DeepSea-bsuite", size=n) and n)(3),
+        TypeError,
+        "size fixes the environment's structure",
+    ),
     "max_steps 0": (lambda: jaxpg.make("CartPole-v1", max_steps=0), ValueError, "max_steps must be .* at least 1"),
     "max_steps float": (lambda: jaxpg.make("CartPole-v1", max_steps=5.0), TypeError, "max_steps must be an integer"),
-    "max_steps traced": (lambda: jax.jit(lambda n: jaxpg.make("CartPole-v1", max_steps=n) and n)(3), TypeError,
-                         "max_steps fixes an array's shape"),
+    "max_steps traced": (
+        lambda: jax.jit(lambda n: jaxpg.make("CartPole-v1", max_steps=n) and n)(3),
+        TypeError,
+        "max_steps fixes an array's shape",
+    ),
     "pair": (lambda: envs.from_gymnax(gymnax_pair()), TypeError, r"unpack .* from_gymnax\(\*gymnax.make\(name\)\)"),
     "class": (lambda: envs.from_gymnax(type(gymnax_pair()[0])), TypeError, "the class and not an instance"),
     "not gymnax": (lambda: envs.from_gymnax(object()), TypeError, "lacks reset_env, step_env"),
-    "other's parameters": (lambda: envs.from_gymnax(gymnax_pair()[0], gymnax_pair("Pendulum-v1")[1]), TypeError,
-                           "cartpole.EnvParams"),
-    "NaN in a record": (lambda: envs.from_gymnax(gymnax_pair()[0], gymnax_pair()[1].replace(tau=np.nan)), ValueError,
-                        "tau must not be NaN"),
+    "other's parameters": (
+        lambda: envs.from_gymnax(gymnax_pair()[0], gymnax_pair("Pendulum-v1")[1]),
+        TypeError,
+        "cartpole.EnvParams",
+    ),
+    "NaN in a record": (
+        lambda: envs.from_gymnax(gymnax_pair()[0], gymnax_pair()[1].replace(tau=np.nan)),
+        ValueError,
+        "tau must not be NaN",
+    ),
     "growing state": (lambda: envs.from_gymnax(growing_gymnax_env()), TypeError, r"state.x has shape \(\) after"),
     "untraceable": (lambda: envs.from_gymnax(untraceable_gymnax_env()), TypeError, "cannot be traced"),
     "action shape": (lambda: first_step(jaxpg.make("CartPole-v1"), [0, 1]), ValueError, r"action must be .*int32\[2\]"),

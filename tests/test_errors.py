@@ -23,8 +23,12 @@ def line(**changes):
         return state, Timestep(state, jnp.float32(1), FLAG, FLAG)
 
     parts = {
-        "reset": lambda key: (jnp.zeros((2,)), jnp.zeros((2,))), "step": step, "max_steps": 5, "name": "line",
-        "observation_space": Box(-9, 9, (2,)), "action_space": Box(-1, 1, (2,)),
+        "reset": lambda key: (jnp.zeros((2,)), jnp.zeros((2,))),
+        "step": step,
+        "max_steps": 5,
+        "name": "line",
+        "observation_space": Box(-9, 9, (2,)),
+        "action_space": Box(-1, 1, (2,)),
     }
     return Environment(**(parts | changes))
 
@@ -55,11 +59,15 @@ def discrete(**changes):
 
 
 def stored(**changes):
-    trajectory, _ = rollout.collect(discrete(), policy(discrete()), policy(discrete()).init(key()), key(), num_episodes=3)
+    trajectory, _ = rollout.collect(
+        discrete(), policy(discrete()), policy(discrete()).init(key()), key(), num_episodes=3
+    )
     options = changes.pop("options", {})
     return jaxpg.gradient_from(
-        trajectory._replace(**{k: v(trajectory) for k, v in changes.items()}), policy(discrete()),
-        policy(discrete()).init(key()), **options,
+        trajectory._replace(**{k: v(trajectory) for k, v in changes.items()}),
+        policy(discrete()),
+        policy(discrete()).init(key()),
+        **options,
     )
 
 

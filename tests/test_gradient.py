@@ -116,7 +116,11 @@ def test_lanes_chunks_blocks_and_buffers_change_rounding_only(weight, baseline, 
         {"num_lanes": 1, "chunk_size": 100},
         {"num_lanes": 100, "chunk_size": 10, "block_size": 7},
         {"num_lanes": 64, "chunk_size": 20},
-        {"num_lanes": 4, "buffer_bytes": 40 * small if baseline in ("leave_one_out", "time") else small, "chunk_size": 20},
+        {
+            "num_lanes": 4,
+            "buffer_bytes": 40 * small if baseline in ("leave_one_out", "time") else small,
+            "chunk_size": 20,
+        },
     ):
         estimate = jaxpg.policy_gradient(env, policy, **options, **changes)(key, params)
         close(estimate.gradient, reference.gradient, 2e-5)
@@ -140,8 +144,11 @@ def test_chunks_and_lanes_in_double_precision(x64, chunks, num_lanes, key):
 def test_a_remainder_of_one_joins_the_group_before(key):
     env, policy, params = cartpole()
     for num_episodes in (21, 22):
-        options = {"num_episodes": num_episodes, "weight": weights.total_return(0.9),
-                   "baseline": baselines.leave_one_out(group_size=10)}
+        options = {
+            "num_episodes": num_episodes,
+            "weight": weights.total_return(0.9),
+            "baseline": baselines.leave_one_out(group_size=10),
+        }
         whole = jaxpg.policy_gradient(env, policy, **options)(key, params)
         chunked = jaxpg.policy_gradient(env, policy, chunk_size=10, **options)(key, params)
         close(chunked.gradient, whole.gradient, 2e-5)
@@ -231,7 +238,10 @@ def test_vmap_over_hyperparameters(key):
         base = jaxpg.policies.mlp(env, (8,))
         policy = jaxpg.Policy(init=base.init, apply=lambda p, o: base.apply(p, o * scale))
         gradient = jaxpg.policy_gradient(
-            env, policy, num_episodes=30, weight=weights.gae(discount, 0.9, value=lambda o: scale * o[0]),
+            env,
+            policy,
+            num_episodes=30,
+            weight=weights.gae(discount, 0.9, value=lambda o: scale * o[0]),
             baseline=baselines.constant(scale),
         )
         return gradient(key, base.init(jax.random.key(2)))
@@ -276,8 +286,11 @@ def test_integer_rewards_legacy_keys_and_pytree_observations(key):
         return state, Timestep(observe(state), action, state >= 4, flag)
 
     env = Environment(
-        reset=lambda key: (jnp.zeros((), jnp.int32), observe(jnp.zeros((), jnp.int32))), step=step, max_steps=9,
-        observation_space={"position": Box(0, 9, (1,)), "step": Discrete(10)}, action_space=Discrete(3),
+        reset=lambda key: (jnp.zeros((), jnp.int32), observe(jnp.zeros((), jnp.int32))),
+        step=step,
+        max_steps=9,
+        observation_space={"position": Box(0, 9, (1,)), "step": Discrete(10)},
+        action_space=Discrete(3),
     )
     policy = jaxpg.policies.mlp(env, (8,))
     gradient = jaxpg.policy_gradient(env, policy, num_episodes=40)
@@ -301,8 +314,9 @@ def test_a_million_short_episodes(key):
     rng = np.random.default_rng(0)
     small = random_mdp(rng, horizon=3)
     logits = rng.normal(size=(3, 2))
-    mdp = jaxpg.exact.FiniteMDP(small.transition, small.reward, small.initial, discount=small.discount, horizon=3,
-                                terminal=small.terminal)
+    mdp = jaxpg.exact.FiniteMDP(
+        small.transition, small.reward, small.initial, discount=small.discount, horizon=3, terminal=small.terminal
+    )
     env = mdp.environment()
     estimate = jaxpg.policy_gradient(
         env, jaxpg.policies.tabular(env), num_episodes=1_000_000, weight=weights.reward_to_go(small.discount)

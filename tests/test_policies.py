@@ -16,8 +16,12 @@ from jaxpg.policies import distributions
 
 def environment(observation_space, action_space):
     """An environment for its spaces; nothing here steps it."""
-    return Environment(reset=lambda key: None, step=lambda key, state, action: None,
-                       observation_space=observation_space, action_space=action_space)
+    return Environment(
+        reset=lambda key: None,
+        step=lambda key, state, action: None,
+        observation_space=observation_space,
+        action_space=action_space,
+    )
 
 
 OBSERVATIONS = {
@@ -85,10 +89,14 @@ def test_observations(name):
 REAL_ACTIONS = ["real", "unbounded number", "matrix", "dict"]
 
 
-@pytest.mark.parametrize(("name", "squash", "state_dependent_std"), [
-    *((name, False, False) for name in ACTIONS), *((name, False, True) for name in REAL_ACTIONS),
-    *((name, squash, False) for name in ("real", "matrix", "dict") for squash in (True, "beta")),
-])
+@pytest.mark.parametrize(
+    ("name", "squash", "state_dependent_std"),
+    [
+        *((name, False, False) for name in ACTIONS),
+        *((name, False, True) for name in REAL_ACTIONS),
+        *((name, squash, False) for name in ("real", "matrix", "dict") for squash in (True, "beta")),
+    ],
+)
 def test_actions(name, squash, state_dependent_std):
     space, size, kind = ACTIONS[name]
     env = environment(OBSERVATIONS["vector"], space)
@@ -139,8 +147,11 @@ def test_mlp_by_hand():
     """tanh(x W₀ + b₀) W₁ + b₁; orthogonal weights with gains √2 and 0.01, biases 0, log_std as asked for."""
     policy = policies.mlp(REAL, (8,), log_std_init=-0.7)
     params = policy.init(jax.random.key(0))
-    assert jax.tree.map(jnp.shape, params) == {"hidden_0": {"kernel": (4, 8), "bias": (8,)},
-                                               "head": {"kernel": (8, 2), "bias": (2,)}, "log_std": (2,)}
+    assert jax.tree.map(jnp.shape, params) == {
+        "hidden_0": {"kernel": (4, 8), "bias": (8,)},
+        "head": {"kernel": (8, 2), "bias": (2,)},
+        "log_std": (2,),
+    }
     hidden, head = params["hidden_0"]["kernel"], params["head"]["kernel"]
     assert_close(hidden @ hidden.T, 2 * jnp.eye(4))
     assert_close(head.T @ head, 1e-4 * jnp.eye(2), atol=1e-9)
@@ -165,8 +176,14 @@ def test_activations(activation):
     assert_close(policy.apply(params, x).logits, function(x @ params["hidden_0"]["kernel"]) @ params["head"]["kernel"])
 
 
-@pytest.mark.parametrize(("shape", "options"), [((10, 10, 4), {}), ((10, 8, 3), {"strides": 2, "features": (4, 5)}),
-                                                ((6, 6), {"kernel_size": 2, "hidden_sizes": ()})])
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((10, 10, 4), {}),
+        ((10, 8, 3), {"strides": 2, "features": (4, 5)}),
+        ((6, 6), {"kernel_size": 2, "hidden_sizes": ()}),
+    ],
+)
 def test_cnn_equals_convolution(shape, options):
     env = environment(Box(0, 1, shape, bool), Discrete(3))
     options = {"features": (4,), "hidden_sizes": (6,), **options}
@@ -178,8 +195,13 @@ def test_cnn_equals_convolution(shape, options):
         y = x.reshape(6, *shape[:2], -1).astype(float)
         for k in range(len(options["features"])):
             layer = params[f"convolution_{k}"]
-            y = jax.lax.conv_general_dilated(y, layer["kernel"], (options.get("strides", 1),) * 2, "VALID",
-                                             dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            y = jax.lax.conv_general_dilated(
+                y,
+                layer["kernel"],
+                (options.get("strides", 1),) * 2,
+                "VALID",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
             y = jax.nn.relu(y + layer["bias"])
         y = y.reshape(2, 3, -1)
         for k in range(len(options["hidden_sizes"])):
@@ -217,7 +239,7 @@ def test_network_is_plain_products(build):
     names = [equation.primitive.name for equation in jaxpr.eqns]
     assert names.count("dot_general") == 3
     assert set(names) <= {"dot_general", "add", "tanh", "broadcast_in_dim", "reshape", "slice", "squeeze"}
-    before_last = names[:len(names) - 1 - names[::-1].index("dot_general")]
+    before_last = names[: len(names) - 1 - names[::-1].index("dot_general")]
     assert not {"transpose", "gather", "slice", "squeeze"} & set(before_last)
 
 
@@ -236,11 +258,13 @@ def test_double_precision(build, x64):
     params = network.init(jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float64")}
     assert {leaf.dtype for leaf in jax.tree.leaves(network.apply(params, jnp.ones(4, jnp.float32)))} == {
-        jnp.dtype("float64")}
+        jnp.dtype("float64")
+    }
 
 
 def test_transformations():
     """Seeds and hyperparameters under vmap and jit, without leaks; legacy keys."""
+
     def entropy(key, log_std_init):
         policy = policies.mlp(REAL, (4,), log_std_init=log_std_init)
         return policy.apply(policy.init(key), jnp.ones(4)).entropy()

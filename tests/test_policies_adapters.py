@@ -16,8 +16,12 @@ from jaxpg.policies import distributions
 
 def environment(observation_space, action_space):
     """An environment for its spaces; nothing here steps it."""
-    return Environment(reset=lambda key: None, step=lambda key, state, action: None,
-                       observation_space=observation_space, action_space=action_space)
+    return Environment(
+        reset=lambda key: None,
+        step=lambda key, state, action: None,
+        observation_space=observation_space,
+        action_space=action_space,
+    )
 
 
 VECTOR = environment(Box(-1.0, 1.0, (4,)), Discrete(3))
@@ -63,13 +67,19 @@ def haiku_without_rng(size):
 
 
 def pair(size):
-    return (lambda key: {"w": jax.random.normal(key, (4, 8)), "v": jnp.ones((8, size)).at[0].set(jnp.arange(size))},
-            lambda params, x: jnp.tanh(x @ params["w"]) @ params["v"])
+    return (
+        lambda key: {"w": jax.random.normal(key, (4, 8)), "v": jnp.ones((8, size)).at[0].set(jnp.arange(size))},
+        lambda params, x: jnp.tanh(x @ params["w"]) @ params["v"],
+    )
 
 
 NETWORKS = {
-    "linen": linen, "nnx": nnx_constructor, "equinox": equinox_constructor, "haiku": haiku,
-    "haiku without rng": haiku_without_rng, "pair": pair,
+    "linen": linen,
+    "nnx": nnx_constructor,
+    "equinox": equinox_constructor,
+    "haiku": haiku,
+    "haiku without rng": haiku_without_rng,
+    "pair": pair,
 }
 MODULES = {"nnx": nnx_constructor, "equinox": equinox_constructor}
 
@@ -149,8 +159,10 @@ def test_linen_params_and_output():
 def test_nnx_params_are_a_plain_dict():
     params = policies.from_network(VECTOR, nnx_constructor(3)).init(jax.random.key(0))
     assert type(params) is dict and type(params["first"]) is dict
-    assert jax.tree.map(jnp.shape, params) == {"first": {"bias": (8,), "kernel": (4, 8)},
-                                               "last": {"bias": (3,), "kernel": (8, 3)}}
+    assert jax.tree.map(jnp.shape, params) == {
+        "first": {"bias": (8,), "kernel": (4, 8)},
+        "last": {"bias": (3,), "kernel": (8, 3)},
+    }
 
 
 def test_preprocess_and_mask():
@@ -188,11 +200,13 @@ def test_double_precision(x64):
 
 
 def test_import_needs_no_network_library():
-    code = ("import sys, jax, jaxpg.policies, jaxpg.policies._linen\n"
-            "loaded = {'flax', 'haiku', 'equinox', 'optax', 'gymnax'} & set(sys.modules)\n"
-            "assert not loaded, loaded\n"
-            "from jax._src import xla_bridge\n"
-            "assert not xla_bridge._backends, 'a backend was started'\n")
+    code = (
+        "import sys, jax, jaxpg.policies, jaxpg.policies._linen\n"
+        "loaded = {'flax', 'haiku', 'equinox', 'optax', 'gymnax'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge._backends, 'a backend was started'\n"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
@@ -243,12 +257,21 @@ ERRORS = [
     (lambda: P.mlp(E(MASKED, FLOATS)), ValueError, "an entry 'action_mask' needs a Discrete or MultiDiscrete"),
     (lambda: P.mlp(E({"action_mask": Box(0, 1, (3,), bool)}, Discrete(3))), ValueError, "nothing but an action mask"),
     (lambda: P.mlp(VECTOR).init(0), TypeError, "key must be one random key"),
-    (lambda: P.mlp(VECTOR).apply(P.mlp(VECTOR, (9,)).init(jax.random.key(0)), jnp.ones(4)), ValueError,
-     "params must have the structure"),
-    (lambda: P.mlp(VECTOR, (8,)).apply(P.mlp(VECTOR, (9,)).init(jax.random.key(0)), jnp.ones(4)), ValueError,
-     r"params\['head'\]\['kernel'\] must have shape \(8, 3\); got \(9, 3\)"),
-    (lambda: P.mlp(VECTOR).apply(P.mlp(VECTOR).init(jax.random.key(0)), jnp.ones(5)), ValueError,
-     r"observation must have the shape of its space, .*; got \(5,\)"),
+    (
+        lambda: P.mlp(VECTOR).apply(P.mlp(VECTOR, (9,)).init(jax.random.key(0)), jnp.ones(4)),
+        ValueError,
+        "params must have the structure",
+    ),
+    (
+        lambda: P.mlp(VECTOR, (8,)).apply(P.mlp(VECTOR, (9,)).init(jax.random.key(0)), jnp.ones(4)),
+        ValueError,
+        r"params\['head'\]\['kernel'\] must have shape \(8, 3\); got \(9, 3\)",
+    ),
+    (
+        lambda: P.mlp(VECTOR).apply(P.mlp(VECTOR).init(jax.random.key(0)), jnp.ones(5)),
+        ValueError,
+        r"observation must have the shape of its space, .*; got \(5,\)",
+    ),
     (lambda: P.features({"a": FLOATS})(jnp.ones(4)), ValueError, "observation must have the structure"),
     (lambda: P.cnn(VECTOR), ValueError, "a convolutional network needs"),
     (lambda: P.cnn(E(Box(0, 1, (4, 4, 2)), Discrete(2)), kernel_size=5), ValueError, "leave nothing of a 4 × 4"),

@@ -25,8 +25,14 @@ def countdown(max_steps=None, terminate=True):
         observation = left.astype(jnp.float32)[None]
         return {"left": left}, Timestep(observation, left + noise, terminate & (left <= 0), jnp.zeros((), bool))
 
-    return Environment(reset=reset, step=step, observation_space=Box(-jnp.inf, jnp.inf, (1,)), max_steps=max_steps,
-                       action_space=Discrete(2), name="countdown")
+    return Environment(
+        reset=reset,
+        step=step,
+        observation_space=Box(-jnp.inf, jnp.inf, (1,)),
+        max_steps=max_steps,
+        action_space=Discrete(2),
+        name="countdown",
+    )
 
 
 def by_hand(env, policy, params, key, episode):
@@ -62,8 +68,12 @@ def steps_by_name(trajectory, fields=("observation", "action", "reward", "termin
 def finite_mdp(horizon=6):
     rng = np.random.default_rng(3)
     return jaxpg.exact.FiniteMDP(
-        rng.dirichlet(np.ones(5), (5, 3)), rng.normal(size=(5, 3)), np.array([0.4, 0.3, 0.3, 0.0, 0.0]), discount=0.9,
-        horizon=horizon, terminal=np.arange(5) == 4,
+        rng.dirichlet(np.ones(5), (5, 3)),
+        rng.normal(size=(5, 3)),
+        np.array([0.4, 0.3, 0.3, 0.0, 0.0]),
+        discount=0.9,
+        horizon=horizon,
+        terminal=np.arange(5) == 4,
     )
 
 
@@ -198,8 +208,13 @@ def test_segments_play_the_named_episodes_wherever_they_are_cut(name, key):
             steps, final = by_hand(env, policy, params, lane_key, episode)
             for step in steps:
                 t = whole.trajectory
-                have = (t.observation[row, lane], t.action[row, lane], t.reward[row, lane], t.terminated[row, lane],
-                        t.truncated[row, lane])
+                have = (
+                    t.observation[row, lane],
+                    t.action[row, lane],
+                    t.reward[row, lane],
+                    t.terminated[row, lane],
+                    t.truncated[row, lane],
+                )
                 for x, y in zip(have, step, strict=True):
                     np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
                 assert t.valid[row, lane] and t.episode[row, lane] == episode

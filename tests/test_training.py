@@ -48,7 +48,10 @@ def test_the_critics_baseline_is_that_of_before_the_update(key):
     after, _ = jax.jit(algorithm.step)(state)
     sample_key, _ = jax.random.split(jax.random.fold_in(state.key, 0))
     gradient = jaxpg.policy_gradient(
-        env, policy, num_episodes=6, weight=weights.reward_to_go(0.99, discount_states=False),
+        env,
+        policy,
+        num_episodes=6,
+        weight=weights.reward_to_go(0.99, discount_states=False),
         baseline=baselines.value(lambda o: critic.apply(state.critic_params, o)),
     )
     want = jax.tree.map(lambda p, g: p + 0.1 * g, state.params, gradient(sample_key, state.params).gradient)
@@ -77,8 +80,9 @@ def test_the_critic_learns_the_returns(key):
     targets = weights.trajectory_weights(trajectory, weights.reward_to_go(0.5))
     optimizer = optax.adam(0.05)
     params = jnp.zeros(5)
-    params, _, loss = fit_value(lambda p, o: p @ o, params, optimizer.init(params), optimizer, trajectory, targets, key,
-                                400, 64)
+    params, _, loss = fit_value(
+        lambda p, o: p @ o, params, optimizer.init(params), optimizer, trajectory, targets, key, 400, 64
+    )
     np.testing.assert_allclose(params[:4], [1.875, 1.75, 1.5, 1.0], atol=0.02)
     assert np.isfinite(loss)
 
@@ -115,8 +119,13 @@ def test_stops_at_a_target_and_on_a_callbacks_word(key):
     assert result.stopped == "target" and result.num_env_steps < 10**6
     assert sum(result.history["num_episodes"]) >= 100
     calls = []
-    result = jaxpg.train(small(), key, num_env_steps=10**7, progress=False,
-                         callback=lambda block: calls.append(len(block["env_steps"])) or len(calls) == 3)
+    result = jaxpg.train(
+        small(),
+        key,
+        num_env_steps=10**7,
+        progress=False,
+        callback=lambda block: calls.append(len(block["env_steps"])) or len(calls) == 3,
+    )
     assert result.stopped == "callback" and sum(calls) == result.num_updates
 
 
@@ -154,8 +163,9 @@ def test_training_is_vmapped_over_seeds_and_learning_rates(key):
     for i in range(3):
         one_state, one_metrics = jax.jit(learn)(keys[i], rates[i])
         np.testing.assert_allclose(metrics["episode_return"][i], one_metrics["episode_return"], rtol=1e-4)
-        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=2e-3, atol=2e-4), state.params,
-                     one_state.params)
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=2e-3, atol=2e-4), state.params, one_state.params
+        )
 
 
 def test_the_progress_bar_draws(key, capsys):

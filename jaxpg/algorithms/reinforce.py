@@ -93,13 +93,17 @@ def reinforce(
     def step(state: ReinforceState) -> tuple[ReinforceState, dict[str, Any]]:
         sample_key, critic_key = jax.random.split(jax.random.fold_in(state.key, state.update))
         trajectory, episodes = rollout.collect(
-            env, policy, state.params, sample_key, num_episodes=num_episodes, num_lanes=num_lanes,
-            discount=weight.discount, final_rows=weight.value is not None,
+            env,
+            policy,
+            state.params,
+            sample_key,
+            num_episodes=num_episodes,
+            num_lanes=num_lanes,
+            discount=weight.discount,
+            final_rows=weight.value is not None,
         )
         b = baseline if critic is None else _value_baseline(critic.apply, state.critic_params)
-        estimate = gradient_from(
-            trajectory, policy, state.params, weight, b, num_episodes=num_episodes
-        )
+        estimate = gradient_from(trajectory, policy, state.params, weight, b, num_episodes=num_episodes)
         # Gradients point uphill, optax's updates descend.
         updates, optimizer_state = optimizer.update(
             jax.tree.map(jnp.negative, estimate.gradient), state.optimizer_state, state.params
@@ -121,15 +125,24 @@ def reinforce(
         if critic is not None:
             targets = weights.trajectory_weights(trajectory, weights.reward_to_go(weight.discount))
             critic_params, critic_state, loss = fit_value(
-                critic.apply, state.critic_params, state.critic_optimizer_state, critic_optimizer, trajectory, targets,
-                critic_key, critic_steps, critic_batch_size,
+                critic.apply,
+                state.critic_params,
+                state.critic_optimizer_state,
+                critic_optimizer,
+                trajectory,
+                targets,
+                critic_key,
+                critic_steps,
+                critic_batch_size,
             )
             state = state._replace(critic_params=critic_params, critic_optimizer_state=critic_state)
             metrics["value_loss"] = loss
         return state, metrics
 
     config = {
-        "num_episodes": num_episodes, "critic": critic is not None, "critic_steps": critic_steps,
+        "num_episodes": num_episodes,
+        "critic": critic is not None,
+        "critic_steps": critic_steps,
         "critic_batch_size": critic_batch_size,
     }
     return Algorithm(init=init, step=step, env=env, policy=policy, name="reinforce", config=config)
@@ -140,8 +153,15 @@ def _value_baseline(apply: Callable, params: Any) -> Baseline:
 
 
 def fit_value(
-    apply: Callable, params: Any, optimizer_state: Any, optimizer: Any, trajectory: Trajectory, targets: jax.Array,
-    key: jax.Array, num_steps: int, batch_size: int,
+    apply: Callable,
+    params: Any,
+    optimizer_state: Any,
+    optimizer: Any,
+    trajectory: Trajectory,
+    targets: jax.Array,
+    key: jax.Array,
+    num_steps: int,
+    batch_size: int,
 ) -> tuple[Any, Any, jax.Array]:
     """Gradient steps on E[(V_φ(s_t) − target_t)²] / 2 over valid steps, drawn uniformly with replacement.
 

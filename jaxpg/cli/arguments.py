@@ -79,7 +79,7 @@ def _wrapped(text: str) -> str:
 
 
 def _registry() -> Any:
-    """How single words are read, and called in `--help`: integers may be written 1e6; what is optional shows plainly."""
+    """How single words are read, and called in `--help`: integers may be written 1e6, optional ones show plainly."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
     registry = ConstructorRegistry()

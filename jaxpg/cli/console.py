@@ -23,7 +23,7 @@ def heading(output: Any, text: str, note: str = "") -> None:
     output.print(Text.assemble((text, "bold"), (f"  {note}" if note else "", "dim")))
 
 
-def facts(output: Any, rows: Iterable[tuple[str, str, str] | tuple[str, str]]) -> None:
+def facts(output: Any, rows: Iterable[tuple[str, ...]]) -> None:
     """Lines of (name, value) or (name, value, remark), in columns."""
     from rich.table import Table
     from rich.text import Text

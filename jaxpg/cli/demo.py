@@ -86,9 +86,7 @@ def solve(algorithm: Any, key: Any, target_return: float, max_env_steps: int) ->
     import jax
 
     import jaxpg
-    from jaxpg.cli.train import compiled_evaluation
 
-    evaluate = compiled_evaluation(algorithm.env, algorithm.policy, 100)
     train_key, evaluation_key = jax.random.split(key)
     start: dict[str, Any] = {"key": train_key}
     taken = attempts = 0
@@ -97,7 +95,8 @@ def solve(algorithm: Any, key: Any, target_return: float, max_env_steps: int) ->
         taken += result.num_env_steps
         if result.stopped == "interrupted":
             raise KeyboardInterrupt
-        scores = evaluate(jax.random.fold_in(evaluation_key, attempts), result.params)
+        attempt_key = jax.random.fold_in(evaluation_key, attempts)
+        scores = jaxpg.evaluate(attempt_key, algorithm.env, algorithm.policy, result.params, num_episodes=100)
         if result.stopped != "target" or scores.returns.mean() >= target_return or taken >= max_env_steps:
             return result, scores, taken
         start = {"state": result.state}

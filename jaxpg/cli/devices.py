@@ -35,9 +35,9 @@ def mesh_over(num_devices: int | None) -> Any:
     return jax.sharding.Mesh(np.array(devices[:wanted]), ("episode",)) if wanted > 1 else None
 
 
-def describe() -> str:
-    """`2 cpu devices`, `1 NVIDIA H200 device`."""
+def describe(num_devices: int | None = None) -> str:
+    """`2 cpu devices`, `1 NVIDIA H200 device`: so many of those that there are, None: all."""
     import jax
 
-    devices = jax.devices()
-    return f"{len(devices)} {devices[0].device_kind} device{'s' if len(devices) > 1 else ''}"
+    count = len(jax.devices()) if num_devices is None else num_devices
+    return f"{count} {jax.devices()[0].device_kind} device{'s' if count > 1 else ''}"

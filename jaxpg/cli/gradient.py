@@ -4,9 +4,9 @@ import time
 from typing import Any, NamedTuple
 
 from jaxpg.cli import devices
+from jaxpg.cli.build import make_environment, num_parameters
 from jaxpg.cli.commands import Gradient
 from jaxpg.cli.console import console, facts, heading, rate, seconds, with_error
-from jaxpg.cli.setup import num_parameters
 
 __all__ = ["TimedEstimate", "estimate_facts", "run_gradient", "timed_gradient"]
 
@@ -23,7 +23,6 @@ class TimedEstimate(NamedTuple):
 def run_gradient(command: Gradient) -> None:
     devices.prepare(command.devices)
     import jaxpg
-    from jaxpg.cli.setup import make_environment
 
     mesh = devices.mesh_over(command.devices)
     weight = {
@@ -34,7 +33,11 @@ def run_gradient(command: Gradient) -> None:
     }[command.baseline]()  # fmt: skip
     env = make_environment(command.env, command.max_steps)
     output = console()
-    heading(output, f"One policy gradient of {env.name}", f"{devices.describe()}, limit {env.max_steps} steps")
+    heading(
+        output,
+        f"One policy gradient of {env.name}",
+        f"{devices.describe(command.devices)}, limit {env.max_steps} steps",
+    )
     with output.status("compiling"):
         result = timed_gradient(
             env, jaxpg.policies.mlp(env, command.hidden_sizes), command.seed, num_episodes=command.num_episodes,

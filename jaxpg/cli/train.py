@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxpg.cli import devices
+from jaxpg.cli.build import make_algorithm, make_environment, num_parameters, versions
 from jaxpg.cli.commands import Train
 from jaxpg.cli.console import console, facts, heading, rate, say_files, seconds, with_error
 from jaxpg.cli.run_folder import RunFolder
@@ -18,7 +19,7 @@ _REASONS: dict[str, str] = {
     "budget": "the steps asked for are taken",
     "target": "the target return is reached",
     "interrupted": "Ctrl-C",
-    "nonfinite": "parameters are not finite: try a smaller --learning-rate",
+    "nonfinite": "the parameters are no longer finite; try a smaller --learning-rate",
 }
 
 
@@ -28,7 +29,6 @@ def run_train(command: Train) -> None:
 
     import jaxpg
     from jaxpg import _check
-    from jaxpg.cli.setup import make_algorithm, make_environment
 
     eval_episodes = _check.count("eval_episodes", command.eval_episodes)
     env = make_environment(command.env, command.max_steps)
@@ -37,8 +37,6 @@ def run_train(command: Train) -> None:
     output = console()
     _say_what_runs(output, command, algorithm)
     if folder is not None:
-        from jaxpg.cli.setup import versions
-
         folder.write_json("config.json", {"command": "train", "options": command, "versions": versions()})
 
     train_key, evaluation_key, film_key = jax.random.split(jax.random.key(command.seed), 3)
@@ -59,12 +57,12 @@ def run_train(command: Train) -> None:
         say_files(output, folder.written)
     if result.stopped == "interrupted":
         raise KeyboardInterrupt
+    if result.stopped == "nonfinite":
+        raise ValueError(f"the run ended at {result.num_env_steps:,} steps: {_REASONS['nonfinite']}")
 
 
 def _say_what_runs(output: Any, command: Train, algorithm: Any) -> None:
     import jax
-
-    from jaxpg.cli.setup import num_parameters
 
     env = algorithm.env
     network = "-".join(map(str, command.hidden_sizes)) or "linear"
@@ -82,7 +80,7 @@ def _say_what_runs(output: Any, command: Train, algorithm: Any) -> None:
 
 
 def _say_what_came(output: Any, result: Any) -> None:
-    heading(output, "Result", _REASONS.get(result.stopped, result.stopped))
+    heading(output, "Result", _REASONS.get(result.stopped) or result.stopped)
     per_second = f"{rate(result.num_env_steps, result.seconds)} a second, compiling included"
     rows = [
         ("steps", f"{result.num_env_steps:,}", per_second),

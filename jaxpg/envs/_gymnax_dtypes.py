@@ -73,8 +73,7 @@ def x64_may_be_off_in_a_part() -> bool:
     return True
 
 
-def _functions(name: str, gymnax_env: Any, params: Any, action_space: Space,
-               narrow: bool) -> tuple[Callable, Callable]:
+def _functions(name: str, gymnax_env: Any, params: Any, action_space: Space, narrow: bool) -> tuple[Callable, Callable]:
     """gymnax's functions, played in 32 bits if `narrow`."""
     if narrow:
         gymnax_env, params = copy.copy(gymnax_env), jax.tree.map(_narrow, params)
@@ -87,8 +86,10 @@ def _functions(name: str, gymnax_env: Any, params: Any, action_space: Space,
         action = jnp.asarray(action)
         kind = jnp.dtype(space.dtype).kind
         if action.size != math.prod(space.shape) or (kind in "iu" and action.dtype.kind not in "iub"):
-            raise ValueError(f"{name}: action must be in {space}, of {jnp.dtype(space.dtype).name}{list(space.shape)}; "
-                             f"got {action.dtype.name}{list(action.shape)}")
+            raise ValueError(
+                f"{name}: action must be in {space}, of {jnp.dtype(space.dtype).name}{list(space.shape)}; "
+                f"got {action.dtype.name}{list(action.shape)}"
+            )
         return strong(action, floating if kind == "f" else space.dtype).reshape(space.shape)
 
     def reset(key: jax.Array) -> tuple[Any, Any]:
@@ -115,8 +116,9 @@ def _fixed_dtypes(name: str, reset: Callable, step: Callable, action_space: Spac
         state = jax.tree.map(lambda leaf, dtype: jax.ShapeDtypeStruct(leaf.shape, dtype), first, dtypes)
         after, *_ = jax.eval_shape(step, key, state, shape_dtype(action_space))
         _check_same_shapes(name, first, after)
-        wider = jax.tree.map(lambda dtype, leaf: dtype if dtype == leaf.dtype else
-                             jnp.promote_types(dtype, leaf.dtype), dtypes, after)
+        wider = jax.tree.map(
+            lambda dtype, leaf: dtype if dtype == leaf.dtype else jnp.promote_types(dtype, leaf.dtype), dtypes, after
+        )
         if wider == dtypes:
             return dtypes
         dtypes = wider
@@ -124,8 +126,11 @@ def _fixed_dtypes(name: str, reset: Callable, step: Callable, action_space: Spac
 
 def _with_state_dtypes(reset: Callable, step: Callable, dtypes: Any) -> tuple[Callable, Callable]:
     def cast(state: Any) -> Any:
-        return jax.tree.map(lambda leaf, dtype: leaf if leaf.dtype == dtype and not leaf.weak_type else
-                            strong(leaf, dtype), state, dtypes)
+        return jax.tree.map(
+            lambda leaf, dtype: leaf if leaf.dtype == dtype and not leaf.weak_type else strong(leaf, dtype),
+            state,
+            dtypes,
+        )
 
     def typed_reset(key: jax.Array) -> tuple[Any, Any]:
         state, observation = reset(key)
@@ -144,12 +149,16 @@ class _StateError(TypeError):
 
 def _check_same_shapes(name: str, first: Any, after: Any) -> None:
     if jax.tree.structure(first) != jax.tree.structure(after):
-        raise _StateError(f"{name}: the state must keep its structure; reset_env gives {jax.tree.structure(first)}, "
-                          f"step_env gives {jax.tree.structure(after)}")
+        raise _StateError(
+            f"{name}: the state must keep its structure; reset_env gives {jax.tree.structure(first)}, "
+            f"step_env gives {jax.tree.structure(after)}"
+        )
     for (path, before), leaf in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(after), strict=True):
         if before.shape != leaf.shape:
-            raise _StateError(f"{name}: the state must keep its shapes; state{jax.tree_util.keystr(path)} has shape "
-                              f"{before.shape} after reset_env and {leaf.shape} after step_env")
+            raise _StateError(
+                f"{name}: the state must keep its shapes; state{jax.tree_util.keystr(path)} has shape "
+                f"{before.shape} after reset_env and {leaf.shape} after step_env"
+            )
 
 
 def _narrow(value: Any) -> Any:

@@ -69,5 +69,7 @@ class Environment:
         return hash((self.reset, self.step, self.max_steps, self.name))
 
     def __repr__(self) -> str:
-        return (f"Environment({self.name!r}, observation_space={self.observation_space}, "
-                f"action_space={self.action_space}, max_steps={self.max_steps})")
+        return (
+            f"Environment({self.name!r}, observation_space={self.observation_space}, "
+            f"action_space={self.action_space}, max_steps={self.max_steps})"
+        )

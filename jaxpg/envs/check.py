@@ -50,15 +50,19 @@ def _structure(environment: Environment) -> EnvironmentStructure:
     name = f"environment {environment.name!r}"
     key, action = jax.eval_shape(lambda: jax.random.key(0)), shape_dtype(environment.action_space)
 
-    state, observation = _pair(f"{name}: reset(key) must return (state, observation)",
-                               _traced(f"{name}: reset", environment.reset, key))
+    state, observation = _pair(
+        f"{name}: reset(key) must return (state, observation)", _traced(f"{name}: reset", environment.reset, key)
+    )
     _check_observation(f"{name}: the observation of reset", observation, environment.observation_space)
 
-    state_after, timestep = _pair(f"{name}: step(key, state, action) must return (state, Timestep)",
-                                  _traced(f"{name}: step", environment.step, key, state, action))
+    state_after, timestep = _pair(
+        f"{name}: step(key, state, action) must return (state, Timestep)",
+        _traced(f"{name}: step", environment.step, key, state, action),
+    )
     if not isinstance(timestep, Timestep):
-        raise TypeError(f"{name}: step(key, state, action) must return (state, Timestep); got "
-                        f"(state, {type(timestep).__name__})")
+        raise TypeError(
+            f"{name}: step(key, state, action) must return (state, Timestep); got (state, {type(timestep).__name__})"
+        )
     _check_same(f"{name}: state", state, state_after)
     _check_observation(f"{name}: the observation of step", timestep.observation, environment.observation_space)
     _check_same(f"{name}: observation", observation, timestep.observation)
@@ -115,24 +119,30 @@ def _pair(rule: str, returned: Any) -> tuple[Any, Any]:
 def _check_same(what: str, before: Any, after: Any) -> None:
     """One structure, shapes and dtypes from reset and from step."""
     if jax.tree.structure(before) != jax.tree.structure(after):
-        raise ValueError(f"{what} must keep its structure; reset gives {jax.tree.structure(before)}, step gives "
-                         f"{jax.tree.structure(after)}")
+        raise ValueError(
+            f"{what} must keep its structure; reset gives {jax.tree.structure(before)}, step gives "
+            f"{jax.tree.structure(after)}"
+        )
     for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
         if (one.shape, one.dtype) != (other.shape, other.dtype):
-            raise ValueError(f"{what}{_path(path)} must keep its shape and dtype; reset gives {_text(one)}, step gives "
-                             f"{_text(other)}")
+            raise ValueError(
+                f"{what}{_path(path)} must keep its shape and dtype; reset gives {_text(one)}, step gives "
+                f"{_text(other)}"
+            )
 
 
 def _check_observation(what: str, observation: Any, space: Space) -> None:
     spaces = jax.tree.structure(space, is_leaf=is_leaf)
     if jax.tree.structure(observation) != spaces:
-        raise ValueError(f"{what} must have the structure of observation_space, {spaces}; got "
-                         f"{jax.tree.structure(observation)}")
+        raise ValueError(
+            f"{what} must have the structure of observation_space, {spaces}; got {jax.tree.structure(observation)}"
+        )
     described = jax.tree.leaves(shape_dtype(space))
     for (path, leaf), expected in zip(jax.tree_util.tree_leaves_with_path(observation), described, strict=True):
         if leaf.shape != expected.shape or _kind(leaf.dtype) != _kind(expected.dtype):
-            raise ValueError(f"{what}{_path(path)} must be {_text(expected)}, as observation_space has it; got "
-                             f"{_text(leaf)}")
+            raise ValueError(
+                f"{what}{_path(path)} must be {_text(expected)}, as observation_space has it; got {_text(leaf)}"
+            )
 
 
 def _check_scalar(what: str, leaf: Any, *kinds: str) -> None:

@@ -29,8 +29,9 @@ __all__ = ["from_gymnax"]
 _LIMIT = "max_steps_in_episode"
 
 
-def from_gymnax(gymnax_env: Any, gymnax_params: Any = None, *, max_steps: int | None = None,
-                name: str | None = None) -> Environment:
+def from_gymnax(
+    gymnax_env: Any, gymnax_params: Any = None, *, max_steps: int | None = None, name: str | None = None
+) -> Environment:
     """An `Environment` from a gymnax environment (gymnax 1.0 or later).
 
     Args:
@@ -57,8 +58,9 @@ def from_gymnax(gymnax_env: Any, gymnax_params: Any = None, *, max_steps: int | 
     reward_dtype = jnp.result_type(float)
 
     def in_space(observation: Any) -> Any:
-        return jax.tree.map(lambda space, leaf: strong(leaf, space.dtype), observation_space, observation,
-                            is_leaf=is_leaf)
+        return jax.tree.map(
+            lambda space, leaf: strong(leaf, space.dtype), observation_space, observation, is_leaf=is_leaf
+        )
 
     def reset(key: jax.Array) -> tuple[Any, Any]:
         state, observation = typed_reset(key)
@@ -66,18 +68,30 @@ def from_gymnax(gymnax_env: Any, gymnax_params: Any = None, *, max_steps: int | 
 
     def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, Timestep]:
         state, observation, reward, terminated, truncated = typed_step(key, state, action)
-        return state, Timestep(observation=in_space(observation), reward=strong(reward, reward_dtype),
-                               terminated=strong(terminated, jnp.bool_), truncated=strong(truncated, jnp.bool_))
+        return state, Timestep(
+            observation=in_space(observation),
+            reward=strong(reward, reward_dtype),
+            terminated=strong(terminated, jnp.bool_),
+            truncated=strong(truncated, jnp.bool_),
+        )
 
-    return Environment(reset=reset, step=step, observation_space=observation_space, action_space=action_space,
-                       max_steps=limit, name=name)
+    return Environment(
+        reset=reset,
+        step=step,
+        observation_space=observation_space,
+        action_space=action_space,
+        max_steps=limit,
+        name=name,
+    )
 
 
 def _check_interface(gymnax_env: Any, gymnax_params: Any) -> None:
     """A TypeError, unless these look like gymnax's environment and its parameters."""
     if isinstance(gymnax_env, tuple):
-        raise TypeError("gymnax_env must be one gymnax environment; got a tuple: unpack what gymnax.make gives, "
-                        "from_gymnax(*gymnax.make(name))")
+        raise TypeError(
+            "gymnax_env must be one gymnax environment; got a tuple: unpack what gymnax.make gives, "
+            "from_gymnax(*gymnax.make(name))"
+        )
     needed = ("reset_env", "step_env", "is_truncated", "default_params", "observation_space", "action_space")
     missing = [attribute for attribute in needed if not hasattr(gymnax_env, attribute)]
     if missing or isinstance(gymnax_env, type):
@@ -85,8 +99,10 @@ def _check_interface(gymnax_env: Any, gymnax_params: Any) -> None:
         raise TypeError(f"gymnax_env must be an environment of gymnax 1.0 or later; got {gymnax_env!r}{lacks}")
     if gymnax_params is not None and not isinstance(gymnax_params, type(gymnax_env.default_params)):
         expected = type(gymnax_env.default_params)
-        raise TypeError(f"gymnax_params must be the {expected.__module__}.{expected.__name__} of this environment; got "
-                        f"{type(gymnax_params).__name__} ({gymnax_params!r})")
+        raise TypeError(
+            f"gymnax_params must be the {expected.__module__}.{expected.__name__} of this environment; got "
+            f"{type(gymnax_params).__name__} ({gymnax_params!r})"
+        )
 
 
 def _check_not_nan(name: str, params: Any) -> None:

@@ -27,8 +27,10 @@ _GYMNAX = (
     "FourRooms-misc", "MetaMaze-misc", "PointRobot-misc", "BernoulliBandit-misc", "GaussianBandit-misc",
     "Reacher-misc", "Swimmer-misc", "Pong-misc", "FrozenLake-misc",
 )  # fmt: skip
-_REFUSED = {"MNISTBandit-bsuite": "it downloads its images when it is built; build it with gymnax.make and pass it "
-                                  "through jaxpg.envs.from_gymnax"}
+_REFUSED = {
+    "MNISTBandit-bsuite": "it downloads its images when it is built; build it with gymnax.make and pass it "
+    "through jaxpg.envs.from_gymnax"
+}
 _LIMIT = "max_steps_in_episode"
 
 # Parameters that are functions of others: given a pole's length alone, its mass times length follows.
@@ -72,9 +74,11 @@ def make(name: str, *, max_steps: int | None = None, **parameters: Any) -> Envir
     max_steps = _check.optional(_check.count, "max_steps", max_steps)
     suite, _, inner = name.rpartition("/")
     if suite not in ("", *_SUITES):
-        raise ValueError(f"name must be one of jaxpg.envs.available() or 'suite/name' with a suite among "
-                         f"{', '.join(map(repr, _SUITES))}; got {name!r}"
-                         f"{_check.nearest(inner, available()) or _check.nearest(suite, _SUITES)}")
+        raise ValueError(
+            f"name must be one of jaxpg.envs.available() or 'suite/name' with a suite among "
+            f"{', '.join(map(repr, _SUITES))}; got {name!r}"
+            f"{_check.nearest(inner, available()) or _check.nearest(suite, _SUITES)}"
+        )
     return _SUITES[suite or "gymnax"](inner, max_steps, parameters)
 
 
@@ -82,14 +86,19 @@ def _make_gymnax(name: str, max_steps: int | None, parameters: dict[str, Any]) -
     _check_gymnax_name(name)
     prototype, defaults = _prototype(name, jnp.result_type(float))
     fields = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
-    arguments = [p.name for p in inspect.signature(type(prototype)).parameters.values()
-                 if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    arguments = [
+        p.name
+        for p in inspect.signature(type(prototype)).parameters.values()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
     _check_parameter_names(name, parameters, [*fields, *arguments])
 
-    built_with = {key: _constructor_argument(f"{name}: {key}", value) for key, value in parameters.items()
-                  if key in arguments}
-    given = {key: _parameter(f"{name}: {key}", value, fields[key]) for key, value in parameters.items()
-             if key in fields}
+    built_with = {
+        key: _constructor_argument(f"{name}: {key}", value) for key, value in parameters.items() if key in arguments
+    }
+    given = {
+        key: _parameter(f"{name}: {key}", value, fields[key]) for key, value in parameters.items() if key in fields
+    }
     key = _cache_key(name, max_steps, built_with, given)
     if key in _environments:
         return _environments[key]
@@ -97,8 +106,9 @@ def _make_gymnax(name: str, max_steps: int | None, parameters: dict[str, Any]) -
     environment, defaults = _built(name, built_with) if built_with else (prototype, defaults)
     given |= _derived(name, given, fields)
     with jax.ensure_compile_time_eval():
-        values = {field: jnp.asarray(value) if isinstance(value, np.ndarray) else value
-                  for field, value in given.items()}
+        values = {
+            field: jnp.asarray(value) if isinstance(value, np.ndarray) else value for field, value in given.items()
+        }
     result = from_gymnax(environment, dataclasses.replace(defaults, **values), max_steps=max_steps, name=name)
     result = dataclasses.replace(result, observation_space=corrected_bounds(name, result.observation_space))
     if key is not None:
@@ -131,8 +141,10 @@ def _check_parameter_names(name: str, parameters: Mapping[str, Any], known: list
     known = [parameter for parameter in known if parameter != _LIMIT]
     for parameter in parameters:
         if parameter not in known:
-            raise ValueError(f"{name} has no parameter {parameter!r}; it has {', '.join(known) or 'none'}"
-                             f"{_check.nearest(parameter, known)}")
+            raise ValueError(
+                f"{name} has no parameter {parameter!r}; it has {', '.join(known) or 'none'}"
+                f"{_check.nearest(parameter, known)}"
+            )
 
 
 def _import_gymnax() -> Any:
@@ -204,17 +216,20 @@ def _integer(argument: str, value: Any) -> Any:
 def _derived(name: str, given: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """What follows from `given` for parameters that are functions of others and were not given themselves."""
     values = {**fields, **given}
-    return {derived: function(*(values[source] for source in sources))
-            for derived, (sources, function) in _DERIVED.get(name, {}).items()
-            if derived not in given and any(source in given for source in sources)}
+    return {
+        derived: function(*(values[source] for source in sources))
+        for derived, (sources, function) in _DERIVED.get(name, {}).items()
+        if derived not in given and any(source in given for source in sources)
+    }
 
 
 def _cache_key(name: str, max_steps: int | None, built_with: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     """What the environment depends on, or None where that holds traced or unhashable values."""
     if any(not _check.is_concrete(value) for value in given.values()):
         return None
-    frozen = tuple(sorted((field, value.tobytes() if isinstance(value, np.ndarray) else value)
-                          for field, value in given.items()))
+    frozen = tuple(
+        sorted((field, value.tobytes() if isinstance(value, np.ndarray) else value) for field, value in given.items())
+    )
     # 1, 1.0 and True are equal but mean different things to a constructor.
     arguments = tuple(sorted((field, type(value).__name__, value) for field, value in built_with.items()))
     key = (name, max_steps, frozen, arguments, jnp.result_type(float))

@@ -131,8 +131,10 @@ class Box:
         if value.shape != self.shape:
             return jnp.asarray(False)
         # In the space's own dtype: 0.1 as float32 lies above 0.1 as float64.
-        low, high = (jnp.asarray(np.asarray(bound), value.dtype if value.dtype.kind == "f" else jnp.result_type(float))
-                     for bound in (self.low, self.high))
+        low, high = (
+            jnp.asarray(np.asarray(bound), value.dtype if value.dtype.kind == "f" else jnp.result_type(float))
+            for bound in (self.low, self.high)
+        )
         return jnp.all((value >= low) & (value <= high))
 
 

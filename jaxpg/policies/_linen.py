@@ -70,8 +70,11 @@ def _network_module() -> Any:
             dtype = jnp.result_type(x, kernel) if self.dtype is None else self.dtype
             x, kernel, bias = x.astype(dtype), kernel.astype(dtype), bias.astype(dtype)
             rows, columns = ((length - self.size) // self.strides * self.strides + 1 for length in x.shape[-3:-1])
-            windows = [x[..., i:i + rows:self.strides, j:j + columns:self.strides, :]
-                       for i in range(self.size) for j in range(self.size)]
+            windows = [
+                x[..., i : i + rows : self.strides, j : j + columns : self.strides, :]
+                for i in range(self.size)
+                for j in range(self.size)
+            ]
             return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, self.channels) + bias
 
     class Network(linen.Module):
@@ -87,14 +90,15 @@ def _network_module() -> Any:
                 name, window = f"convolution_{k}", (trunk.kernel_size, trunk.strides)
                 x = trunk.activation(Convolution(channels, *window, self.dtype, name=name)(x))
             if len(trunk.input_shape) > 1:
-                x = x.reshape(*x.shape[:x.ndim - len(trunk.input_shape)], -1)
+                x = x.reshape(*x.shape[: x.ndim - len(trunk.input_shape)], -1)
             for k, width in enumerate(trunk.hidden_sizes):
                 x = trunk.activation(self._dense(f"hidden_{k}", width, math.sqrt(2))(x))
             # Probabilities and values are computed in full precision, whatever the network computes in.
             return self._dense("head", self.size, self.head_gain)(x).astype(jnp.result_type(float))
 
         def _dense(self, name: str, width: int, gain: Any) -> Any:
-            return linen.Dense(width, dtype=self.dtype, param_dtype=jnp.result_type(float), name=name,
-                               kernel_init=orthogonal(gain))
+            return linen.Dense(
+                width, dtype=self.dtype, param_dtype=jnp.result_type(float), name=name, kernel_init=orthogonal(gain)
+            )
 
     return Network

@@ -35,8 +35,9 @@ __all__ = ["from_network", "value_from_network"]
 Functions = tuple[Callable[..., Any], Callable[..., Any]]
 
 
-def from_network(env: Environment, network: Any, *, preprocess: Callable[[Any], Any] | None = None,
-                 squash: bool | str = False) -> Policy:
+def from_network(
+    env: Environment, network: Any, *, preprocess: Callable[[Any], Any] | None = None, squash: bool | str = False
+) -> Policy:
     """A policy from a network of any library, as in the table above.
 
     Args:
@@ -58,8 +59,9 @@ def from_network(env: Environment, network: Any, *, preprocess: Callable[[Any], 
     def finish(output: Any, observation: Any) -> Any:
         if is_distribution(output):
             return output
-        _check_output(output, [(size,)], f"head_size(action_space) numbers for the action space {action_space}, or a "
-                                         f"distribution")
+        _check_output(
+            output, [(size,)], f"head_size(action_space) numbers for the action space {action_space}, or a distribution"
+        )
         return distribution(_full_precision(output), action_mask(observation))
 
     init, apply = _checked_functions(env, network, preprocess, finish)
@@ -79,8 +81,9 @@ def value_from_network(env: Environment, network: Any, *, preprocess: Callable[[
 
 def _checked_functions(env: Environment, network: Any, preprocess: Any, finish: Callable[..., Any]) -> Functions:
     """(init, apply) of a policy or critic, tried out on shapes alone."""
-    preprocess = _check.callable_("preprocess", (lambda x: x) if preprocess is None else preprocess,
-                                  "observation -> network input")
+    preprocess = _check.callable_(
+        "preprocess", (lambda x: x) if preprocess is None else preprocess, "observation -> network input"
+    )
     spaces, structure = jax.tree_util.tree_flatten(env.observation_space, is_leaf=is_leaf)
 
     def example() -> Any:
@@ -116,8 +119,10 @@ def _try_out(env: Environment, init: Callable[..., Any], one: Callable[..., Any]
     except NetworkError:
         raise
     except Exception as error:
-        raise ValueError(f"network does not work on one observation of {env.observation_space} (see `preprocess`): "
-                         f"{type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"network does not work on one observation of {env.observation_space} (see `preprocess`): "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 class NetworkError(ValueError):
@@ -144,8 +149,11 @@ def _functions(network: Any, example: Callable[[], Any]) -> Functions:
         return _from_linen(network, example)
     if _is_instance(network, "flax.nnx", "Module"):
         return _from_nnx(network, lambda key: network)
-    if not isinstance(network, type) and callable(getattr(network, "init", None)) and callable(
-            getattr(network, "apply", None)):
+    if (
+        not isinstance(network, type)
+        and callable(getattr(network, "init", None))
+        and callable(getattr(network, "apply", None))
+    ):
         return _from_init_apply(network, example)
     if isinstance(network, (tuple, list)) and len(network) == 2 and all(map(callable, network)):
         return tuple(network)
@@ -153,9 +161,11 @@ def _functions(network: Any, example: Callable[[], Any]) -> Functions:
         return _from_pytree(network, lambda key: network)
     if callable(network):
         return _from_constructor(network)
-    raise TypeError(f"network must be a flax linen or nnx module, an equinox module or another callable pytree, an "
-                    f"object with init and apply, a pair of functions (init, apply), or a function key -> module; got "
-                    f"{type(network).__name__}")
+    raise TypeError(
+        f"network must be a flax linen or nnx module, an equinox module or another callable pytree, an "
+        f"object with init and apply, a pair of functions (init, apply), or a function key -> module; got "
+        f"{type(network).__name__}"
+    )
 
 
 def _is_instance(value: Any, module: str, name: str) -> bool:
@@ -183,8 +193,10 @@ def _from_init_apply(network: Any, example: Callable[[], Any]) -> Functions:
     if "state" in names[:2]:
         raise _state_error("that `apply` takes besides params")
     needs_rng = names[1:2] == ["rng"]  # haiku's, unless wrapped in without_apply_rng.
-    return (lambda key: network.init(key, example()),
-            lambda params, x: network.apply(params, None, x) if needs_rng else network.apply(params, x))
+    return (
+        lambda key: network.init(key, example()),
+        lambda params, x: network.apply(params, None, x) if needs_rng else network.apply(params, x),
+    )
 
 
 def _from_constructor(constructor: Callable[..., Any]) -> Functions:
@@ -233,5 +245,7 @@ def _from_pytree(module: Any, constructor: Callable[..., Any]) -> Functions:
 
 
 def _state_error(what: str) -> NetworkError:
-    return NetworkError(f"network must be a function of its parameters and input alone; it keeps state, {what}: "
-                        f"leave out dropout, and use layer normalisation for running averages")
+    return NetworkError(
+        f"network must be a function of its parameters and input alone; it keeps state, {what}: "
+        f"leave out dropout, and use layer normalisation for running averages"
+    )

@@ -60,8 +60,10 @@ class Critic:
 def check_environment(env: Any) -> Environment:
     """`env`, if it is an `Environment`."""
     if not isinstance(env, Environment):
-        raise TypeError(f"env must be a jaxpg.Environment, for example jaxpg.make('CartPole-v1'); got "
-                        f"{type(env).__name__} ({env!r})")
+        raise TypeError(
+            f"env must be a jaxpg.Environment, for example jaxpg.make('CartPole-v1'); got "
+            f"{type(env).__name__} ({env!r})"
+        )
     return env
 
 
@@ -78,12 +80,15 @@ def params_check(init: Callable[..., Any]) -> Callable[[Any], Any]:
             expected.append(jax.eval_shape(init, key))
         want, structure = jax.tree_util.tree_flatten_with_path(expected[0])
         if jax.tree_util.tree_structure(params) != structure:
-            raise ValueError(f"params must have the structure that init gives, {structure}; got "
-                             f"{jax.tree_util.tree_structure(params)}")
+            raise ValueError(
+                f"params must have the structure that init gives, {structure}; got "
+                f"{jax.tree_util.tree_structure(params)}"
+            )
         for (path, leaf), value in zip(want, jax.tree_util.tree_leaves(params), strict=True):
             if jnp.shape(value) != leaf.shape:
-                raise ValueError(f"params{jax.tree_util.keystr(path)} must have shape {leaf.shape}; got "
-                                 f"{jnp.shape(value)}")
+                raise ValueError(
+                    f"params{jax.tree_util.keystr(path)} must have shape {leaf.shape}; got {jnp.shape(value)}"
+                )
         return params
 
     return check

@@ -80,8 +80,9 @@ def linear_gaussian(env: Environment, *, log_std_init: float = 0.0) -> Policy:
         mean = -jnp.einsum("...s,as->...a", observe(observation), params["gain"], precision="highest")
         log_std = jnp.broadcast_to(params["log_std"], mean.shape)
         shape = (*mean.shape[:-1], *action_space.shape)
-        return DiagonalNormal(mean.reshape(shape), log_std.reshape(shape), action_space.low, action_space.high,
-                              len(action_space.shape))
+        return DiagonalNormal(
+            mean.reshape(shape), log_std.reshape(shape), action_space.low, action_space.high, len(action_space.shape)
+        )
 
     return Policy(init=init, apply=apply)
 

@@ -44,8 +44,10 @@ def features(observation_space: Space) -> Callable[[Any], jax.Array]:
         try:
             leaves = structure.flatten_up_to(without_mask(observation))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"observation must have the structure of observation_space, {observation_space}; got "
-                             f"{jax.tree_util.tree_structure(observation)}") from error
+            raise ValueError(
+                f"observation must have the structure of observation_space, {observation_space}; got "
+                f"{jax.tree_util.tree_structure(observation)}"
+            ) from error
         parts = [_leaf_features(space, leaf) for space, leaf in zip(spaces, leaves, strict=True)]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
@@ -60,8 +62,10 @@ def pixels(observation_space: Space) -> tuple[Callable[[Any], jax.Array], tuple[
     spaces, structure = _leaves(observation_space)
     space = spaces[0]
     if len(spaces) != 1 or not isinstance(space, Box) or len(space.shape) not in (2, 3):
-        raise ValueError(f"a convolutional network needs observations that are one Box of shape (height, width, "
-                         f"channels) or (height, width); got {observation_space}")
+        raise ValueError(
+            f"a convolutional network needs observations that are one Box of shape (height, width, "
+            f"channels) or (height, width); got {observation_space}"
+        )
 
     def observe(observation: Any) -> jax.Array:
         image = _floats(space, structure.flatten_up_to(without_mask(observation))[0])
@@ -74,8 +78,9 @@ def _leaves(observation_space: Space) -> tuple[list[Any], Any]:
     check_space("observation_space", observation_space)
     leaves, structure = jax.tree_util.tree_flatten(without_mask(observation_space), is_leaf=is_leaf)
     if not leaves:
-        raise ValueError(f"observation_space holds nothing but an action mask: there is nothing to observe in "
-                         f"{observation_space}")
+        raise ValueError(
+            f"observation_space holds nothing but an action mask: there is nothing to observe in {observation_space}"
+        )
     return leaves, structure
 
 
@@ -95,7 +100,7 @@ def _leaf_features(space: Any, value: Any) -> jax.Array:
     value = _floats(space, value)
     if len(space.shape) == 1:
         return value
-    return value.reshape(*value.shape[:value.ndim - len(space.shape)], -1)
+    return value.reshape(*value.shape[: value.ndim - len(space.shape)], -1)
 
 
 def _one_hot(value: jax.Array, size: int) -> jax.Array:
@@ -112,7 +117,9 @@ def _floats(space: Box, value: Any) -> jax.Array:
 def _shaped(space: Any, value: Any) -> jax.Array:
     value = jnp.asarray(value)
     rank = len(space.shape)
-    if value.ndim < rank or value.shape[value.ndim - rank:] != space.shape:
-        raise ValueError(f"observation must have the shape of its space, {space}, after any batch axes: "
-                         f"(..., {', '.join(map(str, space.shape))}); got {value.shape}")
+    if value.ndim < rank or value.shape[value.ndim - rank :] != space.shape:
+        raise ValueError(
+            f"observation must have the shape of its space, {space}, after any batch axes: "
+            f"(..., {', '.join(map(str, space.shape))}); got {value.shape}"
+        )
     return value

@@ -76,7 +76,7 @@ def head(action_space: Space, squash: bool | str = False) -> Callable[..., Any]:
         for leaf in leaves:
             size, scales = leaf_size(leaf), None
             if _is_real(leaf) and log_std is not None:
-                scales = log_std[scale_start:scale_start + size]
+                scales = log_std[scale_start : scale_start + size]
                 scale_start += size
             stop = start + size * (2 if _is_real(leaf) and scales is None else 1)
             part = outputs if len(leaves) == 1 else outputs[..., start:stop]
@@ -93,12 +93,16 @@ def check_mask(observation_space: Space, action_space: Space) -> None:
         return
     mask_space = observation_space[ACTION_MASK]
     if not isinstance(action_space, (Discrete, MultiDiscrete)):
-        raise ValueError(f"an observation with an entry {ACTION_MASK!r} needs a Discrete or MultiDiscrete action "
-                         f"space; got {action_space}")
+        raise ValueError(
+            f"an observation with an entry {ACTION_MASK!r} needs a Discrete or MultiDiscrete action "
+            f"space; got {action_space}"
+        )
     expected = (mean_size(action_space),)
     if getattr(mask_space, "shape", None) != expected:
-        raise ValueError(f"observation_space[{ACTION_MASK!r}] must have shape {expected}, one entry for each choice in "
-                         f"{action_space}; got {mask_space}")
+        raise ValueError(
+            f"observation_space[{ACTION_MASK!r}] must have shape {expected}, one entry for each choice in "
+            f"{action_space}; got {mask_space}"
+        )
 
 
 def _leaves(action_space: Space) -> list[Any]:
@@ -114,12 +118,15 @@ def _check_leaf(space: Any, squash: str | None) -> None:
     if not _is_real(space):
         return
     if space.dtype.kind != "f":
-        raise ValueError(f"action_space must not hold a Box of integers; got {space}: describe whole numbers with "
-                         f"Discrete or MultiDiscrete, or use a Box of floats")
+        raise ValueError(
+            f"action_space must not hold a Box of integers; got {space}: describe whole numbers with "
+            f"Discrete or MultiDiscrete, or use a Box of floats"
+        )
     bounds = np.asarray(space.low), np.asarray(space.high)
     if squash and not (np.isfinite(bounds[0]).all() and np.isfinite(bounds[1]).all() and np.all(bounds[0] < bounds[1])):
-        raise ValueError(f"squash={squash!r} needs an action space with finite bounds, low < high; got {space}: use "
-                         f"squash=False")
+        raise ValueError(
+            f"squash={squash!r} needs an action space with finite bounds, low < high; got {space}: use squash=False"
+        )
 
 
 def _leaf_distribution(space: Any, outputs: jax.Array, mask: Any, log_std: Any, squash: str | None) -> Any:

@@ -23,15 +23,30 @@ from jaxpg.policies.features import features as flat_features
 __all__ = ["ACTIVATIONS", "cnn", "mlp", "value_cnn", "value_mlp"]
 
 ACTIVATIONS = {
-    "tanh": jnp.tanh, "relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu, "swish": jax.nn.silu,
-    "elu": jax.nn.elu, "selu": jax.nn.selu, "leaky_relu": jax.nn.leaky_relu, "softplus": jax.nn.softplus,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "elu": jax.nn.elu,
+    "selu": jax.nn.selu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "softplus": jax.nn.softplus,
     "sigmoid": jax.nn.sigmoid,
 }
 
 
-def mlp(env: Environment, hidden_sizes: Sequence[int] = (64, 64), activation: str | Callable[..., Any] = "tanh", *,
-        squash: bool | str = False, state_dependent_std: bool = False, log_std_init: float = 0.0,
-        head_gain: float = 0.01, dtype: Any = None) -> Policy:
+def mlp(
+    env: Environment,
+    hidden_sizes: Sequence[int] = (64, 64),
+    activation: str | Callable[..., Any] = "tanh",
+    *,
+    squash: bool | str = False,
+    state_dependent_std: bool = False,
+    log_std_init: float = 0.0,
+    head_gain: float = 0.01,
+    dtype: Any = None,
+) -> Policy:
     """A multilayer perceptron on flat observations (`jaxpg.policies.features`).
 
     Args:
@@ -53,10 +68,20 @@ def mlp(env: Environment, hidden_sizes: Sequence[int] = (64, 64), activation: st
     return _policy(env, trunk, squash, state_dependent_std, log_std_init, head_gain, dtype)
 
 
-def cnn(env: Environment, features: Sequence[int] = (16,), hidden_sizes: Sequence[int] = (128,),
-        activation: str | Callable[..., Any] = "relu", *, kernel_size: int = 3, strides: int = 1,
-        squash: bool | str = False, state_dependent_std: bool = False, log_std_init: float = 0.0,
-        head_gain: float = 0.01, dtype: Any = None) -> Policy:
+def cnn(
+    env: Environment,
+    features: Sequence[int] = (16,),
+    hidden_sizes: Sequence[int] = (128,),
+    activation: str | Callable[..., Any] = "relu",
+    *,
+    kernel_size: int = 3,
+    strides: int = 1,
+    squash: bool | str = False,
+    state_dependent_std: bool = False,
+    log_std_init: float = 0.0,
+    head_gain: float = 0.01,
+    dtype: Any = None,
+) -> Policy:
     """A convolutional network on grids or images [height, width, channels], as for MinAtar's 10 × 10 grids.
 
     Args:
@@ -72,21 +97,36 @@ def cnn(env: Environment, features: Sequence[int] = (16,), hidden_sizes: Sequenc
     return _policy(env, trunk, squash, state_dependent_std, log_std_init, head_gain, dtype)
 
 
-def value_mlp(env: Environment, hidden_sizes: Sequence[int] = (64, 64), activation: str | Callable[..., Any] = "tanh",
-              *, head_gain: float = 1.0, dtype: Any = None) -> Critic:
+def value_mlp(
+    env: Environment,
+    hidden_sizes: Sequence[int] = (64, 64),
+    activation: str | Callable[..., Any] = "tanh",
+    *,
+    head_gain: float = 1.0,
+    dtype: Any = None,
+) -> Critic:
     """A critic V(s) like the policy that `mlp` builds, with one output: a scalar for one observation."""
     return _critic(_mlp_trunk(env, hidden_sizes, activation), head_gain, dtype)
 
 
-def value_cnn(env: Environment, features: Sequence[int] = (16,), hidden_sizes: Sequence[int] = (128,),
-              activation: str | Callable[..., Any] = "relu", *, kernel_size: int = 3, strides: int = 1,
-              head_gain: float = 1.0, dtype: Any = None) -> Critic:
+def value_cnn(
+    env: Environment,
+    features: Sequence[int] = (16,),
+    hidden_sizes: Sequence[int] = (128,),
+    activation: str | Callable[..., Any] = "relu",
+    *,
+    kernel_size: int = 3,
+    strides: int = 1,
+    head_gain: float = 1.0,
+    dtype: Any = None,
+) -> Critic:
     """A critic V(s) like the policy that `cnn` builds, with one output: a scalar for one observation."""
     return _critic(_cnn_trunk(env, features, hidden_sizes, activation, kernel_size, strides), head_gain, dtype)
 
 
-def _policy(env: Environment, trunk: Any, squash: Any, state_dependent_std: Any, log_std_init: Any, head_gain: Any,
-            dtype: Any) -> Policy:
+def _policy(
+    env: Environment, trunk: Any, squash: Any, state_dependent_std: Any, log_std_init: Any, head_gain: Any, dtype: Any
+) -> Policy:
     action_space = env.action_space
     squash = heads.check_squash(squash)
     distribution = heads.head(action_space, squash)
@@ -132,8 +172,9 @@ def _mlp_trunk(env: Environment, hidden_sizes: Any, activation: Any) -> Trunk:
     return Trunk(flat_features(space), (feature_size(space),), hidden_sizes, _activation(activation))
 
 
-def _cnn_trunk(env: Environment, channels: Any, hidden_sizes: Any, activation: Any, kernel_size: Any,
-               strides: Any) -> Trunk:
+def _cnn_trunk(
+    env: Environment, channels: Any, hidden_sizes: Any, activation: Any, kernel_size: Any, strides: Any
+) -> Trunk:
     observe, shape = pixels(check_environment(env).observation_space)
     channels = _sizes("features", channels)
     kernel_size, strides = _check.count("kernel_size", kernel_size), _check.count("strides", strides)
@@ -141,16 +182,21 @@ def _cnn_trunk(env: Environment, channels: Any, hidden_sizes: Any, activation: A
     for _ in channels:
         height, width = (height - kernel_size) // strides + 1, (width - kernel_size) // strides + 1
         if min(height, width) < 1:
-            raise ValueError(f"kernel_size {kernel_size} and strides {strides} leave nothing of a {shape[0]} × "
-                             f"{shape[1]} observation after {len(channels)} convolutions")
-    return Trunk(observe, shape, _sizes("hidden_sizes", hidden_sizes), _activation(activation), channels, kernel_size,
-                  strides)
+            raise ValueError(
+                f"kernel_size {kernel_size} and strides {strides} leave nothing of a {shape[0]} × "
+                f"{shape[1]} observation after {len(channels)} convolutions"
+            )
+    return Trunk(
+        observe, shape, _sizes("hidden_sizes", hidden_sizes), _activation(activation), channels, kernel_size, strides
+    )
 
 
 def _sizes(argument: str, sizes: Any) -> tuple[int, ...]:
     if isinstance(sizes, (str, bytes)) or not isinstance(sizes, Sequence | np.ndarray):
-        raise TypeError(f"{argument} must be a sequence of positive integers such as (64, 64); got "
-                        f"{type(sizes).__name__} ({sizes!r})")
+        raise TypeError(
+            f"{argument} must be a sequence of positive integers such as (64, 64); got "
+            f"{type(sizes).__name__} ({sizes!r})"
+        )
     return tuple(_check.count(f"{argument}[{k}]", size) for k, size in enumerate(sizes))
 
 

@@ -24,8 +24,12 @@ class Progress:
             from rich.progress import Progress as RichProgress
 
             self._bar = RichProgress(
-                TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[status]}"),
-                TimeRemainingColumn(compact=True), console=Console(stderr=True), refresh_per_second=4,
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[status]}"),
+                TimeRemainingColumn(compact=True),
+                console=Console(stderr=True),
+                refresh_per_second=4,
             )
             self._task = self._bar.add_task(name, total=num_env_steps, status="compiling")
 
@@ -47,7 +51,8 @@ class Progress:
         shown = f"return {finished[-1]:.1f}" if finished.size else "no episode has ended yet"
         rate = taken / max(time.perf_counter() - self._start, 1e-9)
         self._bar.update(
-            self._task, completed=min(taken, self._total),
+            self._task,
+            completed=min(taken, self._total),
             status=f"{_short(taken)} / {_short(self._total)} steps · {_short(rate)}/s · {shown}",
         )
 

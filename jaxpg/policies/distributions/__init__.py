@@ -9,5 +9,14 @@ from jaxpg.policies.distributions.continuous import Beta, DiagonalNormal, TanhNo
 from jaxpg.policies.distributions.discrete import Bernoulli, Categorical, MultiDiscrete
 from jaxpg.policies.distributions.joint import Joint, is_distribution, to_environment
 
-__all__ = ["Bernoulli", "Beta", "Categorical", "DiagonalNormal", "Joint", "MultiDiscrete", "TanhNormal",
-           "is_distribution", "to_environment"]
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "Categorical",
+    "DiagonalNormal",
+    "Joint",
+    "MultiDiscrete",
+    "TanhNormal",
+    "is_distribution",
+    "to_environment",
+]

@@ -160,8 +160,9 @@ class Beta:
         """A draw of u: the log of a ratio of two gamma variates, which cannot round to 0 or 1. Floats like `alpha`."""
         alpha_key, beta_key = jax.random.split(key)
         shape, dtype = jnp.shape(self.alpha), self.alpha.dtype
-        return (jax.random.loggamma(alpha_key, self.alpha, shape, dtype)
-                - jax.random.loggamma(beta_key, self.beta, shape, dtype))
+        return jax.random.loggamma(alpha_key, self.alpha, shape, dtype) - jax.random.loggamma(
+            beta_key, self.beta, shape, dtype
+        )
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Σ (α − 1) log x + (β − 1) log(1 − x) − log B(α, β) − log(high − low), x = sigmoid(u): floats [...]."""
@@ -233,11 +234,14 @@ def _nested(array: np.ndarray) -> Any:
 def _check_finite_bounds(distribution: Any) -> None:
     low, high = np.asarray(distribution.low), np.asarray(distribution.high)
     if not (np.isfinite(low).all() and np.isfinite(high).all() and np.all(low < high)):
-        raise ValueError(f"low and high must be finite with low < high; got low={distribution.low}, "
-                         f"high={distribution.high}")
+        raise ValueError(
+            f"low and high must be finite with low < high; got low={distribution.low}, high={distribution.high}"
+        )
 
 
 def _check_same_bounds(first: Any, second: Any) -> None:
     if (first.low, first.high) != (second.low, second.high):
-        raise ValueError(f"other must have the same low and high as this distribution, {(first.low, first.high)}; got "
-                         f"{(second.low, second.high)}")
+        raise ValueError(
+            f"other must have the same low and high as this distribution, {(first.low, first.high)}; got "
+            f"{(second.low, second.high)}"
+        )

@@ -131,15 +131,17 @@ class MultiDiscrete:
     def _grid(self, values: jax.Array, fill: float) -> jax.Array:
         values, width, count = jnp.asarray(values), max(self.nvec), len(self.nvec)
         if values.shape[-1] != sum(self.nvec):
-            raise ValueError(f"logits and mask must have {sum(self.nvec)} entries along their last axis, the sum of "
-                             f"nvec, {self.nvec}; got shape {values.shape}")
+            raise ValueError(
+                f"logits and mask must have {sum(self.nvec)} entries along their last axis, the sum of "
+                f"nvec, {self.nvec}; got shape {values.shape}"
+            )
         batch = values.shape[:-1]
         if count * width == sum(self.nvec):
             return values.reshape(*batch, count, width)
         rows, start = [], 0
         for size in self.nvec:
             padding = [(0, 0)] * len(batch) + [(0, width - size)]
-            rows.append(jnp.pad(values[..., start:start + size], padding, constant_values=fill))
+            rows.append(jnp.pad(values[..., start : start + size], padding, constant_values=fill))
             start += size
         return jnp.stack(rows, axis=-2)
 
