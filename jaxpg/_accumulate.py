@@ -7,6 +7,7 @@ hold finished steps only, small enough for the cache; a block ends where a group
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -101,7 +102,7 @@ def weigh(
 
     def ahead(row, step, stored):
         """γⁿ x_{t+n}, where step t + n belongs to the same episode."""
-        n = weight.lookahead or 0
+        n = min(weight.lookahead or 0, max_rows)
         later = jnp.minimum(row + n, max_rows - 1)
         episode, time, valid, increment = read_row((buffer.episode, buffer.time, buffer.valid, stored), later)
         same = (row + n < num_rows) & valid & (episode == step.episode) & (time == step.time + n)
@@ -113,13 +114,15 @@ def weigh(
         step = read_row(looked_at, row)
         ended = step.valid & (step.terminated | step.truncated)
         finished = finished | ended
-        kept = step.valid & finished
+        # An episode that was cut, also while its final observation was still to be stored, has length 0.
+        kept = step.valid & finished & (length[step.episode] > 0)
         increment, decay = increments(row, step)
         if weight.lookahead is not None:
             stored = write_row(stored, increment, row)
             increment = increment - ahead(row, step, stored)
         psi = recursion(increment, decay, ended, psi)
-        place = jnp.where(kept, offset[step.episode] + step.time, max_rows * num_lanes)
+        nowhere = max_rows * num_lanes + lane_index
+        place = jnp.where(kept, offset[step.episode] + step.time, nowhere)
         starts = kept & (step.time == 0)
         result = result._replace(
             weight=write_row(result.weight, psi, row),
@@ -202,6 +205,7 @@ def sum_scores(
 
     def objective(params, observation, action, scale):
         log_prob = jax.vmap(lambda o, a: policy.apply(params, o).log_prob(a))(observation, action)
+        chex.assert_equal_shape([log_prob, scale])
         return jnp.sum(scale * log_prob)
 
     def block(start, end, partial):

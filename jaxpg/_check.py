@@ -69,6 +69,16 @@ def instance(argument: str, value: Any, kind: type[T]) -> T:
     return value
 
 
+def optimizer(argument: str, value: Any) -> Any:
+    """`value`, if it is an optax optimiser."""
+    if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+        raise TypeError(
+            f"{argument} must be an optax optimiser, such as optax.adam(1e-3); got {type(value).__name__} "
+            f"({value!r:.80})"
+        )
+    return value
+
+
 def optional(check: Any, argument: str, value: Any, *rest: Any, **options: Any) -> Any:
     """`None`, or what `check` makes of `value`."""
     return None if value is None else check(argument, value, *rest, **options)

@@ -1,6 +1,5 @@
 """The estimate ĝ and its errors, from sums over groups of episodes and running moments of the returns."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 
 from jaxpg.lanes import EpisodeStatistics, float_dtype
 
-__all__ = ["GradientEstimate", "Moments", "add_statistics", "finish", "no_moments"]
+__all__ = ["GradientEstimate", "Moments", "add_statistics", "finish", "no_moments", "variance_groups"]
 
 
 class GradientEstimate(NamedTuple):
@@ -21,13 +20,15 @@ class GradientEstimate(NamedTuple):
       gradient: pytree like params, ĝ = 1/N Σ_i g_i, the ascent direction of J.
       variance: pytree like params, the variance of each coordinate of `gradient`: diag(Σ)/N, estimated from the sums
         of g_i over `num_groups` groups of consecutive episodes; its relative standard error is about
-        √(2 / (num_groups − 1)). NaN for one group.
+        √(2 / (num_groups − 1)). NaN for one group. With a baseline made of the group's other episodes the groups are
+        whole groups of that baseline; where those are fewer than asked for and hold n ≥ 32 episodes, smaller groups are
+        taken, and the variance comes out low by the order of 1/n.
       objective: mean over episodes of Σ_t γ^t r_t, with the weight's γ, from all N episodes; J(θ).
       objective_error: standard error of `objective`. NaN for N = 1.
       episode_return, episode_length: mean over episodes of the undiscounted return Σ_t r_t, and of the length.
       gradient_norm, gradient_norm_error: ‖ĝ‖, and the standard error of ĝ in its own direction.
       snr: signal-to-noise ratio ‖∇J‖ / √(tr Σ / N), with ‖∇J‖² estimated without bias by ‖ĝ‖² − tr Σ̂ / N (0 where
-        that is negative).
+        that is negative; NaN where there is neither signal nor noise).
       noise_scale: tr Σ / ‖∇J‖², the batch size in episodes at which signal equals noise (McCandlish et al., 2018);
         infinite where no signal is seen.
       trace: tr Σ / N, the variances summed over all coordinates.
@@ -54,6 +55,10 @@ class GradientEstimate(NamedTuple):
     num_nonfinite: jax.Array
 
 
+DEFAULT_GROUPS = 32
+LOOSE_GROUP = 32  # Episodes of a baseline's group from which on its members count as independent.
+
+
 class Moments(NamedTuple):
     """Running sums over the finished episodes of a device; `mean` and `squares` (Σ (x − mean)²) are those of returns."""
 
@@ -67,17 +72,37 @@ class Moments(NamedTuple):
     nonfinite: jax.Array
 
 
-def no_moments(params: Any, num_groups: int, num_episodes: int, max_steps: int) -> Moments:
+def variance_groups(num_episodes: int, num_groups: int | None, peer_group_size: int | None) -> list[int]:
+    """Where the groups of consecutive episodes end from whose sums the variance is estimated.
+
+    With a baseline made of a group's other episodes, sums are independent only between whole groups of that baseline:
+    then the ends are ends of those, unless there are few and large ones, which tie their episodes together loosely.
+    """
+    wanted = min(num_groups or DEFAULT_GROUPS, num_episodes)
+    if peer_group_size is None:
+        return [num_episodes * (g + 1) // wanted for g in range(wanted)]
+    peer_groups = max(num_episodes // peer_group_size + (num_episodes % peer_group_size > 1), 1)
+    if peer_groups < wanted and peer_group_size >= LOOSE_GROUP:
+        return [num_episodes * (g + 1) // wanted for g in range(wanted)]
+    wanted = min(wanted, peer_groups)
+    ends = [peer_groups * (g + 1) // wanted * peer_group_size for g in range(wanted)]
+    return [*ends[:-1], num_episodes]
+
+
+def no_moments(params: Any, num_groups: int, most_steps: int) -> Moments:
     """The moments before the first episode. Steps are counted in integers where their number cannot pass 2³¹."""
     floats = float_dtype()
     zero = jnp.zeros((), floats)
     return Moments(
-        sums=jax.tree.map(lambda p: jnp.zeros((num_groups, *jnp.shape(p)), jnp.result_type(p)), params),
+        # At least single precision, also where params are half.
+        sums=jax.tree.map(
+            lambda p: jnp.zeros((num_groups, *jnp.shape(p)), jnp.promote_types(jnp.result_type(p), floats)), params
+        ),
         count=jnp.zeros((), jnp.int32),
         mean=zero,
         squares=zero,
         mean_return=zero,
-        steps=jnp.zeros((), jnp.int32 if num_episodes * max_steps < 2**31 else floats),
+        steps=jnp.zeros((), jnp.int32 if most_steps < 2**31 else floats),
         room=zero,
         nonfinite=jnp.zeros((), jnp.int32),
     )
@@ -107,10 +132,11 @@ def add_statistics(moments: Moments, episodes: EpisodeStatistics) -> Moments:
     )
 
 
-def finish(moments: Moments, num_episodes: int, num_groups: int) -> GradientEstimate:
+def finish(moments: Moments, params: Any, group_ends: list[int]) -> GradientEstimate:
     """The estimate and its errors from the groups' sums."""
     floats = moments.mean.dtype
-    sizes = jnp.asarray(np.diff([num_episodes * g // num_groups for g in range(num_groups + 1)]), floats)
+    num_episodes, num_groups = group_ends[-1], len(group_ends)
+    sizes = jnp.asarray(np.diff([0, *group_ends]), floats)
 
     def column(x, leaf):
         return x.reshape((-1,) + (1,) * (leaf.ndim - 1)).astype(leaf.dtype)
@@ -124,23 +150,18 @@ def finish(moments: Moments, num_episodes: int, num_groups: int) -> GradientEsti
     variance = jax.tree.map(lambda r: jnp.sum(r**2, axis=0) * scale, residuals)
 
     def total(tree):
-        return functools.reduce(jnp.add, [jnp.sum(x).astype(floats) for x in jax.tree.leaves(tree)])
+        return sum((jnp.sum(x).astype(floats) for x in jax.tree.leaves(tree)), jnp.zeros((), floats))
 
     squared_norm = total(jax.tree.map(jnp.square, gradient))
     norm = jnp.sqrt(squared_norm)
-    along = functools.reduce(
-        jnp.add,
-        [
-            jnp.sum((r * g).reshape(num_groups, -1), axis=1).astype(floats)
-            for r, g in zip(jax.tree.leaves(residuals), jax.tree.leaves(gradient), strict=True)
-        ],
-    )
+    products = jax.tree.map(lambda r, g: jnp.sum((r * g).reshape(num_groups, -1), axis=1), residuals, gradient)
+    along = sum((p.astype(floats) for p in jax.tree.leaves(products)), jnp.zeros(num_groups, floats))
     trace = total(variance)
     signal = jnp.maximum(squared_norm - trace, 0.0)
     signal = jnp.where(jnp.isnan(trace), jnp.nan, signal)
     error = jnp.sqrt(moments.squares / (num_episodes - 1) / num_episodes) if num_episodes > 1 else jnp.nan
     return GradientEstimate(
-        gradient=gradient,
+        gradient=jax.tree.map(lambda g, p: g.astype(jnp.result_type(p)), gradient, params),
         variance=variance,
         objective=moments.mean,
         objective_error=jnp.asarray(error, floats),

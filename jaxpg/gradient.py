@@ -7,15 +7,16 @@ on them.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxpg import _accumulate, _check, baselines, rollout, weights
 from jaxpg._batching import any_member
-from jaxpg._estimate import GradientEstimate, Moments, add_statistics, finish, no_moments
+from jaxpg._estimate import GradientEstimate, Moments, add_statistics, finish, no_moments, variance_groups
 from jaxpg._plan import Plan, make_plan, require_max_steps, row_bytes
 from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
@@ -26,8 +27,6 @@ from jaxpg.rollout import Queue
 from jaxpg.weights import Weight
 
 __all__ = ["GradientEstimate", "policy_gradient"]
-
-DEFAULT_GROUPS = 32
 
 
 def policy_gradient(
@@ -60,15 +59,18 @@ def policy_gradient(
       num_groups: groups of consecutive episodes from which the variance is estimated (default 32, at most N). Their
         gradients are held at once: memory num_groups × size of params. `num_groups=num_episodes` takes every episode by
         itself.
-      num_lanes: episodes played side by side; default 512 on a CPU, 32,768 on a GPU.
+      num_lanes: episodes played side by side; default 256 on a CPU, 32,768 on a GPU.
       block_size: steps of one block of the backward pass.
-      buffer_bytes: most bytes of the buffers that hold steps, for one device.
+      buffer_bytes: most bytes of the buffers that hold steps, for one device and one member of a `vmap`; default 24 MiB
+        on a CPU, and 256 MiB where a baseline needs whole groups in memory.
       mesh: devices to lay the episodes over, along all its axes.
     Raises:
       ValueError, TypeError: for arguments out of range, an environment without limit or of wrong structure, a policy
         that does not fit it; and, where `key` and `params` are concrete, for rewards that are not finite.
     """
     num_episodes = _check.count("num_episodes", num_episodes)
+    if num_episodes >= 2**31:
+        raise ValueError(f"num_episodes must be below 2³¹, since episode ids are 32 bits wide; got {num_episodes}")
     weight = weights.reward_to_go(discount=0.99) if weight is None else _check.instance("weight", weight, Weight)
     baseline = baselines.none() if baseline is None else _check.instance("baseline", baseline, Baseline)
     _check.instance("env", env, Environment)
@@ -86,14 +88,18 @@ def policy_gradient(
         "block_size": _check.optional(_check.count, "block_size", block_size),
         "buffer_bytes": _check.optional(_check.count, "buffer_bytes", buffer_bytes),
     }
-    num_groups = min(_check.count_or("num_groups", num_groups, DEFAULT_GROUPS), num_episodes)
+    num_groups = _check.optional(_check.count, "num_groups", num_groups)
     _check.optional(_check.instance, "mesh", mesh, jax.sharding.Mesh)
     check_structure(env)
 
     def estimate(key, params):
-        play = functools.partial(_play, env, policy, weight, baseline, num_episodes, num_groups, options)
-        moments = play(key, params, 0, 1) if mesh is None else _on_devices(play, mesh, key, params)
-        return finish(moments, num_episodes, num_groups)
+        row = jax.eval_shape(functools.partial(_example_row, env, policy, weight), key, params)
+        layout = _lay_out(
+            env, weight, baseline, num_episodes, num_groups, options, row_bytes(row), 1 if mesh is None else mesh.size
+        )
+        play = functools.partial(_play, env, policy, weight, baseline, layout, row)
+        moments = play(key, params, 0) if mesh is None else _on_devices(play, mesh, key, params)
+        return finish(moments, params, layout.group_ends)
 
     compiled = jax.jit(estimate)
     seen = set()  # Structures of params that have been checked.
@@ -139,35 +145,61 @@ def _check_policy(env: Environment, policy: Policy, params: Any) -> None:
         raise ValueError(f"policy: log_prob of one action must be a scalar; got shape {log_prob.shape}")
 
 
+class _Layout(NamedTuple):
+    """Static: the sizes, each device's range of episode ids, and the groups' sizes and ends."""
+
+    plan: Plan
+    shares: list[int]  # Device d plays the ids in [shares[d], shares[d + 1]).
+    peer_group_size: int
+    group_ends: list[int]
+
+
+def _lay_out(
+    env: Environment,
+    weight: Weight,
+    baseline: Baseline,
+    num_episodes: int,
+    num_groups: int | None,
+    options: dict,
+    bytes_per_row: int,
+    num_devices: int,
+) -> _Layout:
+    """Shares whole groups of the baseline out to the devices and sizes the buffers for the largest share."""
+    peers = baseline.peers is not None
+    sizes = functools.partial(
+        make_plan, env, bytes_per_row=bytes_per_row, final_rows=weight.value is not None, whole_groups=peers
+    )
+    group_size = 1
+    if peers:  # Without a size of its own, the group is what a device's buffer holds.
+        share = max(-(-num_episodes // num_devices), 2)
+        group_size = baseline.group_size or sizes(num_episodes=share, group_size=None, **options).chunk or 1
+    # A last group of one joins the group before it.
+    groups = max(-(-num_episodes // group_size) - (group_size > 1 and num_episodes % group_size == 1), 1)
+    shares = [groups * d // num_devices * group_size for d in range(num_devices)] + [num_episodes]
+    shares = [min(first, num_episodes) for first in shares]
+    largest = max(last - first for first, last in itertools.pairwise(shares))
+    plan = sizes(num_episodes=largest, group_size=group_size if peers else None, **options)
+    group_ends = variance_groups(num_episodes, num_groups, group_size if peers else None)
+    return _Layout(plan, shares, group_size, group_ends)
+
+
 def _play(
     env: Environment,
     policy: Policy,
     weight: Weight,
     baseline: Baseline,
-    num_episodes: int,
-    num_groups: int,
-    options: dict,
+    layout: _Layout,
+    row: Any,
     key: jax.Array,
     params: Any,
     device: Any,
-    num_devices: int,
 ) -> Moments:
     """Plays a device's share of the episodes buffer by buffer and sums their terms by group."""
-    row = jax.eval_shape(functools.partial(_example_row, env, policy, weight), key, params)
-    plan = make_plan(
-        env,
-        -(-num_episodes // num_devices),
-        row_bytes(row),
-        final_rows=weight.value is not None,
-        group_size=baseline.group_size,
-        whole_groups=baseline.peers is not None,
-        **options,
-    )
-    first, last = _share(num_episodes, baseline.group_size or plan.chunk or 1, device, num_devices)
+    plan, max_steps = layout.plan, require_max_steps(env)
+    shares, id_ends = jnp.asarray(layout.shares, jnp.int32), jnp.asarray(layout.group_ends, jnp.int32)
+    first, last = shares[device], shares[device + 1]
     buffer = jax.tree.map(lambda x: jnp.zeros((plan.num_rows, plan.num_lanes, *x.shape), x.dtype), row)
-    # Group g holds the episodes with ids in [g N / G, (g + 1) N / G).
-    id_ends = jnp.asarray([num_episodes * (g + 1) // num_groups for g in range(num_groups)], jnp.int32)
-    moments = no_moments(params, num_groups, num_episodes, require_max_steps(env))
+    moments = no_moments(params, len(layout.group_ends), layout.group_ends[-1] * max_steps)
     queue = Queue.of(first, 0, plan.num_lanes)
 
     def body(state):
@@ -197,8 +229,8 @@ def _play(
             weight,
             baseline,
             group_ends=group_ends,
-            group_size=baseline.group_size or plan.chunk or 1,
-            max_time=require_max_steps(env),
+            group_size=layout.peer_group_size,
+            max_time=max_steps,
             block_size=plan.block_size,
             sums=moments.sums,
         )
@@ -224,16 +256,6 @@ def _record_row(weight: Weight, row: Trajectory) -> Trajectory:
     return strong(row._replace(log_prob=None, carry=None, value=value))
 
 
-def _share(num_episodes: int, unit: int, device: Any, num_devices: int) -> tuple[jax.Array, jax.Array]:
-    """The device's range of episode ids; its ends are multiples of `unit`."""
-    units = -(-num_episodes // unit)
-    ends = [min(units * d // num_devices * unit, num_episodes) for d in range(num_devices + 1)]
-    if num_episodes - ends[-2] == 1 and num_devices > 1 and unit > 1:  # A remainder of one joins the group before.
-        ends[-2] = num_episodes
-    ends = jnp.asarray(ends, jnp.int32)
-    return ends[device], ends[device + 1]
-
-
 def _next_slots(queue: Queue, last: jax.Array, plan: Plan) -> jax.Array:
     """How many episodes the next buffer takes on: pending ones first, then new ones."""
     left = last - queue.next_id
@@ -256,8 +278,8 @@ def _on_devices(play: Callable, mesh: jax.sharding.Mesh, key: jax.Array, params:
     mesh = jax.sharding.Mesh(mesh.devices, names)  # With automatic axes, whatever the given mesh has.
 
     def on_device(key, params):
-        moments = play(key, params, jax.lax.axis_index(names), mesh.size)
-        total = jax.lax.psum(moments.count, names)
+        moments = play(key, params, jax.lax.axis_index(names))
+        total = jax.lax.psum(moments.count, names)  # N: a device may have none of the episodes.
         share = moments.count.astype(moments.mean.dtype) / total.astype(moments.mean.dtype)
         mean = jax.lax.psum(share * moments.mean, names)
         squares = moments.squares + moments.count.astype(moments.mean.dtype) * (moments.mean - mean) ** 2

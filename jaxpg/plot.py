@@ -54,7 +54,8 @@ def learning_curves(
     """Episode return against environment steps: every seed thin, their mean, and its confidence band.
 
     The seeds are brought to common steps (`on_common_steps`); mean and band are those of `mean_and_interval` there. The
-    band is that of the mean at each step by itself, not of a whole curve, and not of the seeds' spread.
+    band is that of the mean at each step by itself, not of a whole curve, and not of the seeds' spread. One
+    seed is drawn as it is.
 
     Args:
       steps: for each seed its environment steps so far, rising: sequences that may differ in length, or an array
@@ -74,6 +75,8 @@ def learning_curves(
     """
     grid, curves = on_common_steps(steps, returns, num_points=num_points)
     mean, low, high = mean_and_interval(curves, confidence=confidence)
+    if len(curves) == 1:
+        grid, mean = _seeds(steps, returns)[0]  # Nothing to average: its own points.
     ax = _own_axes() if ax is None else ax
     num_seeds = len(curves)
     if target is not None:
@@ -104,7 +107,7 @@ def learning_curves(
         )
     if label is None:
         label = f"mean of {num_seeds} seeds" if num_seeds > 1 else "return"
-    ax.plot(grid, mean, color=color, linewidth=1.4, zorder=4, label=label or None)
+    ax.plot(grid, mean, color=color, linewidth=1.4 if num_seeds > 1 else 1.0, zorder=4, label=label or None)
     ax.set_xlabel("environment steps")
     ax.set_ylabel("episode return")
     ax.set_xlim(left=0)

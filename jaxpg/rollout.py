@@ -16,9 +16,10 @@ import jax.numpy as jnp
 
 from jaxpg import _check
 from jaxpg._batching import any_member, write_row
-from jaxpg._plan import default, require_max_steps, worst_rows
+from jaxpg._plan import default, require_max_steps, row_bytes, worst_rows
 from jaxpg._threefry import fold_in
 from jaxpg.envs.base import Environment
+from jaxpg.envs.check import check_structure
 from jaxpg.lanes import (
     EpisodeStatistics,
     Lanes,
@@ -34,6 +35,9 @@ from jaxpg.lanes import (
 from jaxpg.policies.base import Policy
 
 __all__ = ["EpisodeStatistics", "Queue", "Trajectory", "collect", "episodes"]
+
+
+MOST_BYTES = 8 * 2**30  # That `collect` allocates; more is a mistake, or a job for `policy_gradient`.
 
 
 class Queue(NamedTuple):
@@ -130,9 +134,10 @@ def episodes(
             lambda: (rnd.pool, rnd.pool_start),
         )
         places = jnp.clip(slots - pool_start, 0, num_lanes - 1)
-        fresh = jax.tree.map(lambda x: x[places], pool)
+        # Lanes for which no episode is left take an initial state, too: none steps from a state that no reset made.
+        lanes = select(free, jax.tree.map(lambda x: x[places], pool), rnd.lanes)
         return rnd._replace(
-            lanes=select(has, fresh, rnd.lanes),
+            lanes=lanes._replace(playing=jnp.where(free, has, lanes.playing)),
             pool=pool,
             pool_start=pool_start,
             next_slot=jnp.minimum(rnd.next_slot + demand, queue.num_slots),
@@ -212,7 +217,7 @@ def collect(
 ) -> tuple[Trajectory, EpisodeStatistics]:
     """All steps of `num_episodes` whole episodes, for `gradient_from`, for fitting critics, or to look at.
 
-    Memory is that of the worst case, num_episodes × env.max_steps steps.
+    Memory is that of the worst case, num_episodes × env.max_steps steps. Called again and again, put it under `jit`.
 
     Args:
       discount: γ of the `discounted_returns`; None leaves them 0.
@@ -223,6 +228,8 @@ def collect(
     """
     num_episodes = _check.count("num_episodes", num_episodes)
     key = _check.key("key", key)
+    check_structure(_check.instance("env", env, Environment))
+    _check.instance("policy", policy, Policy)
     longest = require_max_steps(env) + final_rows
     num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
     num_rows = worst_rows(num_episodes, num_lanes, longest)
@@ -231,9 +238,14 @@ def collect(
         lane = reset_lane(env, policy, jax.random.key(0), jnp.zeros((), jnp.int32), discount)
         return strong(play_step(env, policy, params, lane, discount)[1])
 
-    buffer = jax.tree.map(
-        lambda x: jnp.zeros((num_rows, num_lanes, *x.shape), x.dtype), jax.eval_shape(example, params)
-    )
+    row = jax.eval_shape(example, params)
+    num_bytes = num_rows * num_lanes * row_bytes(row)
+    if num_bytes > MOST_BYTES:
+        raise ValueError(
+            f"num_episodes: {num_episodes} episodes of {env.name} take up to {num_bytes:,} bytes, all steps kept; at most "
+            f"{MOST_BYTES:,} are. Take fewer; policy_gradient needs no more memory for more episodes"
+        )
+    buffer = jax.tree.map(lambda x: jnp.zeros((num_rows, num_lanes, *x.shape), x.dtype), row)
     trajectory, _, statistics, _ = episodes(
         env,
         policy,

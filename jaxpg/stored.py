@@ -4,12 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpg import _accumulate, _check, baselines, weights
-from jaxpg._estimate import GradientEstimate, add_statistics, finish, no_moments
+from jaxpg._estimate import GradientEstimate, add_statistics, finish, no_moments, variance_groups
 from jaxpg._plan import default
 from jaxpg.baselines import Baseline
-from jaxpg.gradient import DEFAULT_GROUPS
 from jaxpg.lanes import EpisodeStatistics, Trajectory, float_dtype
 from jaxpg.policies.base import Policy
 from jaxpg.weights import Weight
@@ -58,7 +58,10 @@ def gradient_from(
         raise ValueError(
             f"num_episodes must be at least 2 for a baseline made of the other episodes; got {num_episodes}"
         )
-    num_groups = min(_check.count_or("num_groups", num_groups, DEFAULT_GROUPS), num_episodes)
+    num_groups = _check.optional(_check.count, "num_groups", num_groups)
+    block_size = _check.count_or("block_size", block_size, default("block_size"))
+    if policy.initial_carry is not None:
+        raise ValueError("policy has a memory (initial_carry); gradient_from takes policies without one")
     floats = float_dtype()
     trajectory = trajectory._replace(
         reward=jnp.asarray(trajectory.reward, floats),
@@ -72,13 +75,11 @@ def gradient_from(
         else jax.vmap(jax.vmap(weight.value))(trajectory.observation, trajectory.time).astype(floats),
     )
     statistics = _episode_statistics(trajectory, num_episodes, weight.discount)
-    if _check.is_concrete(statistics.length) and not bool(jnp.all(statistics.length > 0)):
-        missing = [int(i) for i in jnp.flatnonzero(statistics.length == 0)[:5]]
-        raise ValueError(
-            f"trajectory must hold whole episodes 0 … {num_episodes - 1}; missing or without an end: {missing}"
-        )
-    group_ends = jnp.asarray([num_episodes * (g + 1) // num_groups for g in range(num_groups)], jnp.int32)
-    moments = no_moments(params, num_groups, num_episodes, shape[0])
+    if _check.is_concrete(statistics.length):
+        _check_whole(trajectory, statistics, weight)
+    peer_group_size = (baseline.group_size or num_episodes) if baseline.peers is not None else None
+    ends = variance_groups(num_episodes, num_groups, peer_group_size)
+    moments = no_moments(params, len(ends), shape[0] * shape[1])
     sums = _accumulate.sum_terms(
         trajectory,
         jnp.asarray(shape[0], jnp.int32),
@@ -88,18 +89,41 @@ def gradient_from(
         params,
         weight,
         baseline,
-        group_ends=group_ends,
-        group_size=baseline.group_size or num_episodes,
+        group_ends=jnp.asarray(ends, jnp.int32),
+        group_size=peer_group_size or 1,
         max_time=shape[0],
-        block_size=min(block_size or default("block_size"), shape[0] * shape[1]),
+        block_size=min(block_size, shape[0] * shape[1]),
         sums=moments.sums,
         episode_weights=None if probabilities is None else jnp.asarray(probabilities, floats),
     )
     room = jnp.asarray(shape[0] * shape[1], floats)
-    estimate = finish(add_statistics(moments._replace(sums=sums, room=room), statistics), num_episodes, num_groups)
+    estimate = finish(add_statistics(moments._replace(sums=sums, room=room), statistics), params, ends)
     if probabilities is None:
         return estimate
     return _with_probabilities(estimate, sums, jnp.asarray(probabilities, floats), statistics)
+
+
+def _check_whole(trajectory: Trajectory, statistics: EpisodeStatistics, weight: Weight) -> None:
+    """Each episode 0 … N − 1 with all its steps and its end, and its final observation where it is needed."""
+    valid, episode = np.asarray(trajectory.valid), np.asarray(trajectory.episode)
+    length = np.asarray(statistics.length)
+    played = episode[valid]
+    if played.size and (played.min() < 0 or played.max() >= length.size):
+        raise ValueError(f"trajectory must hold episodes 0 … {length.size - 1}; it has ids up to {played.max()}")
+    broken = np.flatnonzero((length == 0) | (np.bincount(played, minlength=length.size) != length))
+    if broken.size:
+        raise ValueError(
+            f"trajectory must hold whole episodes 0 … {length.size - 1}; without an end, or not with every step once: "
+            f"{broken[:5].tolist()}"
+        )
+    cut = valid & np.asarray(trajectory.truncated)
+    followed = np.zeros_like(valid)
+    followed[:-1] = ~valid[1:] & (episode[1:] == episode[:-1])
+    if weight.value is not None and (cut & ~followed).any():
+        raise ValueError(
+            "trajectory must hold a row with the final observation behind each truncated step (not valid, of the same "
+            "episode), since the weight has a value function: rollout.collect(…, final_rows=True) keeps them"
+        )
 
 
 def _number_of_episodes(trajectory: Trajectory, probabilities: Any, num_episodes: Any) -> int:

@@ -167,18 +167,24 @@ def value_function(argument: str, value: Any) -> Callable[[Any, jax.Array], jax.
     try:
         parameters = inspect.signature(value).parameters.values()
     except (TypeError, ValueError):  # Some built-in callables have no signature.
-        return lambda observation, time: value(observation)
+        return lambda observation, time: _scalar(argument, value(observation))
     required = [
         p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
     ]
     if len(required) == 2:
-        return value
+        return lambda observation, time: _scalar(argument, value(observation, time))
     if len(required) != 1 and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         raise TypeError(
             f"{argument} must be a function observation -> value (or (observation, time) -> value); got a "
             f"function of {len(required)} required arguments"
         )
-    return lambda observation, time: value(observation)
+    return lambda observation, time: _scalar(argument, value(observation))
+
+
+def _scalar(argument: str, result: Any) -> Any:
+    if jnp.shape(result) != ():
+        raise ValueError(f"{argument} must give a scalar for one observation; got shape {jnp.shape(result)}")
+    return result
 
 
 def _state_discount(discount: Any, discount_states: bool) -> Any:
@@ -270,7 +276,7 @@ def trajectory_weights(trajectory: Any, weight: Weight, last_value: Any = None) 
         next_value = jnp.concatenate([trajectory.value[1:], last[None]])
     steps = StepValues(trajectory.reward, trajectory.value, next_value, trajectory.terminated, trajectory.truncated)
     ended = trajectory.terminated | trajectory.truncated
-    increments = weight.increment(steps)
+    increments = jnp.where(trajectory.valid, weight.increment(steps), 0.0)  # What other rows hold is not looked at.
     return backward_recursion(increments, jnp.where(ended, 0.0, weight.decay(steps)).astype(increments.dtype))
 
 

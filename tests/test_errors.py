@@ -71,6 +71,14 @@ def stored(**changes):
     )
 
 
+def stored_without_final_rows():
+    env = discrete()
+    chosen = policy(env)
+    params = chosen.init(key())
+    trajectory, _ = rollout.collect(env, chosen, params, key(), num_episodes=3, final_rows=False)
+    return jaxpg.gradient_from(trajectory, chosen, params, weights.gae(0.9, 0.9, value=VALUE))
+
+
 def mapped_count():
     return jax.vmap(lambda n: estimate(num_episodes=n).objective)(jnp.arange(2, 4))
 
@@ -174,7 +182,29 @@ CASES = {
         ValueError, "values",
         lambda: weights.generalized_advantages(jnp.zeros(3), jnp.zeros(4), *[jnp.zeros(3)], *[jnp.zeros(3, bool)] * 2,
                                                0.9, 0.9)),
+    "an episode with a step missing": (
+        ValueError, "whole", lambda: stored(valid=lambda t: t.valid & ~((t.time == 0) & (t.episode == 1)))),
+    "no final observations for a value": (
+        ValueError, "final observation", lambda: stored_without_final_rows()),
+    "fewer episodes than there are": (ValueError, "ids up to", lambda: stored(options={"num_episodes": 2})),
+    "a block of negative steps": (ValueError, "block_size", lambda: stored(options={"block_size": -1})),
+    "a value with an axis of one": (
+        ValueError, "scalar", lambda: estimate(baseline=baselines.value(lambda o: o[:1]))),
+    "a gae value with an axis of one": (
+        ValueError, "scalar", lambda: estimate(weight=weights.gae(0.9, 0.9, value=lambda o: o[:1]))),
+    "more episodes than ids": (ValueError, "num_episodes", lambda: estimate(num_episodes=2**31)),
+    "params of nothing": (ValueError, "params", lambda: estimate(params={})),
     # algorithms and training
+    "a name for an environment to train on": (TypeError, "env", lambda: jaxpg.reinforce("CartPole-v1", policy())),
+    "a learning rate for an optimiser": (TypeError, "optimizer",
+                                         lambda: jaxpg.reinforce(line(), policy(), optimizer=1e-3)),
+    "a discount for a weight": (TypeError, "weight", lambda: jaxpg.reinforce(line(), policy(), weight=0.99)),
+    "training without a limit": (ValueError, "limit", lambda: jaxpg.reinforce(line(max_steps=None), policy())),
+    "a name for an environment to evaluate": (
+        TypeError, "env", lambda: jaxpg.evaluate(key(), "CartPole-v1", policy(), {})),
+    "more steps than memory": (
+        ValueError, "num_episodes",
+        lambda: rollout.collect(line(), policy(), policy().init(key()), key(), num_episodes=10**9)),
     "a critic and a baseline": (
         ValueError, "baseline",
         lambda: jaxpg.reinforce(line(), policy(), jaxpg.policies.value_mlp(line()), baseline=baselines.none())),

@@ -142,18 +142,123 @@ def test_chunks_and_lanes_in_double_precision(x64, chunks, num_lanes, key):
 
 
 def test_a_remainder_of_one_joins_the_group_before(key):
-    env, policy, params = cartpole()
-    for num_episodes in (21, 22):
-        options = {
-            "num_episodes": num_episodes,
-            "weight": weights.total_return(0.9),
-            "baseline": baselines.leave_one_out(group_size=10),
-        }
-        whole = jaxpg.policy_gradient(env, policy, **options)(key, params)
-        chunked = jaxpg.policy_gradient(env, policy, chunk_size=10, **options)(key, params)
-        close(chunked.gradient, whole.gradient, 2e-5)
-        _, statistics = rollout.collect(env, policy, params, key, num_episodes=num_episodes, discount=0.9)
-        assert int(whole.num_episodes) == num_episodes and np.isfinite(statistics.returns).all()
+    """21 episodes in groups of ten are groups of 10 and 11, in one chunk or two."""
+    env, policy, params = cartpole(12)
+    trajectory, _ = rollout.collect(env, policy, params, key, num_episodes=21)
+    score = jax.grad(lambda p, o, a: policy.apply(p, o).log_prob(a))
+    flat = lambda o, a: jnp.concatenate([x.ravel() for x in jax.tree.leaves(score(params, o, a))])  # noqa: E731
+    scores = jax.jit(jax.vmap(jax.vmap(flat)))(trajectory.observation, trajectory.action)
+    sums = np.where(trajectory.valid, trajectory.reward * 0.9**trajectory.time, 0.0)
+    returns = np.bincount(np.asarray(trajectory.episode).ravel(), sums.ravel(), 21)
+    group = np.minimum(np.arange(21) // 10, 1)
+    total = np.bincount(group, returns)
+    b = (total[group] - returns) / (np.bincount(group)[group] - 1)
+    scale = np.where(trajectory.valid, (returns - b)[np.asarray(trajectory.episode)], 0.0)
+    want = np.einsum("rl,rlp->p", scale, np.asarray(scores, np.float64)) / 21
+    options = {"weight": weights.total_return(0.9), "baseline": baselines.leave_one_out(group_size=10)}
+    for chunk_size in (None, 10):
+        estimate = jaxpg.policy_gradient(env, policy, num_episodes=21, chunk_size=chunk_size, **options)(key, params)
+        found = np.concatenate([np.ravel(x) for x in jax.tree.leaves(estimate.gradient)])
+        close(found, want, 1e-4)
+
+
+def line_walk(limit):
+    """Counts up from a random start; ends when it passes 9, or is cut at the limit: both happen."""
+    from jaxpg.envs import Box, Discrete, Environment, Timestep
+
+    def reset(key):
+        start = jax.random.randint(key, (), 0, 9)
+        return start, start.astype(jnp.float32)[None]
+
+    def step(key, state, action):
+        state = state + 1
+        observation = state.astype(jnp.float32)[None]
+        return state, Timestep(observation, 1.0 + state, state > 9, jnp.zeros((), bool))
+
+    return Environment(reset=reset, step=step, observation_space=Box(0, 99, (1,)), action_space=Discrete(2),
+                       max_steps=limit, name="walk")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["gae", "td_residual", "n_step"])
+def test_truncation_bootstraps_and_cut_buffers_lose_nothing(kind, key):
+    """Against the forward definition: V of the final observation where the limit cut, 0 where the task ended."""
+    env, limit, gamma, lambda_, n = line_walk(5), 5, 0.9, 0.7, 2
+    policy = jaxpg.policies.mlp(env, (8,))
+    params = policy.init(jax.random.key(1))
+    value = lambda o: jnp.sin(o[0]) + 2.0  # noqa: E731
+    trajectory, statistics = rollout.collect(env, policy, params, key, num_episodes=60)
+    score = jax.grad(lambda p, o, a: policy.apply(p, o).log_prob(a))
+    flat = lambda o, a: jnp.concatenate([x.ravel() for x in jax.tree.leaves(score(params, o, a))])  # noqa: E731
+    scores = np.asarray(jax.jit(jax.vmap(jax.vmap(flat)))(trajectory.observation, trajectory.action), np.float64)
+    where = {}
+    for row, lane in np.argwhere(np.asarray(trajectory.valid)):
+        where.setdefault(int(trajectory.episode[row, lane]), {})[int(trajectory.time[row, lane])] = (row, lane)
+    want, cuts = 0.0, 0
+    for i, steps in where.items():
+        length = int(statistics.length[i])
+        o = np.array([float(trajectory.observation[steps[t]][0]) for t in range(length)])
+        terminated = bool(trajectory.terminated[steps[length - 1]])
+        cuts += not terminated
+        v = np.append(np.sin(o) + 2.0, 0.0 if terminated else np.sin(o[-1] + 1) + 2.0)
+        r = 2.0 + o
+
+        def n_steps(t, k, v=v, r=r, length=length):
+            k = min(k, length - t)
+            return sum(gamma**j * r[t + j] for j in range(k)) + gamma**k * v[t + k] - v[t]
+
+        for t in range(length):
+            left = length - t
+            psi = {
+                "td_residual": n_steps(t, 1),
+                "n_step": n_steps(t, n),
+                "gae": sum((1 - lambda_) * lambda_ ** (k - 1) * n_steps(t, k) for k in range(1, left))
+                + lambda_ ** (left - 1) * n_steps(t, left),
+            }[kind]
+            want = want + gamma**t * psi * scores[steps[t]] / 60
+    assert 5 < cuts < 55
+    weight = {
+        "gae": weights.gae(gamma, lambda_, value=value),
+        "td_residual": weights.td_residual(gamma, value=value),
+        "n_step": weights.n_step(gamma, n, value=value),
+    }[kind]
+    lane_row = 4 + 4 + 4 + 1 + 1 + 4 + 4 + 4 + 1 + 8  # Bytes of a lane's row.
+    for rows in (None, limit + 1, 2 * (limit + 1), 3 * (limit + 1)):
+        buffer_bytes = None if rows is None else lane_row * 4 * rows
+        gradient = jaxpg.policy_gradient(
+            env, policy, num_episodes=60, num_lanes=4, weight=weight, buffer_bytes=buffer_bytes
+        )
+        found = np.concatenate([np.ravel(x) for x in jax.tree.leaves(gradient(key, params).gradient)])
+        close(found, want, 1e-4)
+
+
+@pytest.mark.parametrize(("num_episodes", "group_size", "groups"), [(2, None, 1), (8, 2, 4), (9, 2, 4)])
+def test_variance_with_leave_one_out_is_that_of_independent_groups(num_episodes, group_size, groups, key):
+    """A bandit: groups of the baseline are independent, episodes within one are not."""
+    mdp = jaxpg.exact.FiniteMDP(jnp.ones((1, 2, 1)), jnp.array([[0.0, 1.0]]), jnp.ones(1), discount=1.0, horizon=1)
+    env = mdp.environment()
+    gradient = jaxpg.policy_gradient(
+        env, jaxpg.policies.tabular(env), num_episodes=num_episodes, weight=weights.total_return(1.0),
+        baseline=baselines.leave_one_out(group_size),
+    )  # fmt: skip
+    found = jax.jit(jax.vmap(gradient, (0, None)))(jax.random.split(key, 20_000), jnp.zeros((1, 2)))
+    assert int(found.num_groups[0]) == groups
+    reported = np.asarray(found.variance)[:, 0, 0]
+    if groups == 1:
+        assert np.isnan(reported).all()
+        return
+    true = np.asarray(found.gradient)[:, 0, 0].var()
+    assert abs(reported.mean() / true - 1) < 0.06 + 0.1 * (num_episodes % group_size), (reported.mean(), true)
+
+
+def test_half_precision_params_are_summed_in_single_precision(key):
+    env, policy, params = cartpole(20)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    exact_half = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+    options = {"num_episodes": 2000, "num_groups": 1, "block_size": 8}
+    a = jaxpg.policy_gradient(env, policy, **options)(key, half)
+    b = jaxpg.policy_gradient(env, policy, **options)(key, exact_half)
+    assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(a.gradient))
+    np.testing.assert_allclose(a.gradient_norm, b.gradient_norm, rtol=0.05)
 
 
 def test_gradient_points_uphill(key):
@@ -355,6 +460,12 @@ mapped = jax.jit(jax.vmap(gradient, (0, None)))(keys, params)
 one = gradient(keys[1], params)
 for x, y in zip(jax.tree.leaves(mapped.gradient), jax.tree.leaves(one.gradient)):
     np.testing.assert_allclose(np.asarray(x)[1], np.asarray(y), rtol=1e-4, atol=1e-5)
+for n, group_size in ((20, 10), (3, 2), (9, 4), (31, 10)):
+    options = dict(num_episodes=n, baseline=baselines.leave_one_out(group_size))
+    one = jaxpg.policy_gradient(env, policy, **options)(keys[0], params)
+    many = jaxpg.policy_gradient(env, policy, mesh=meshes[2], **options)(keys[0], params)
+    assert int(many.num_episodes) == n
+    np.testing.assert_allclose(many.gradient_norm, one.gradient_norm, rtol=1e-4)
 scaled = jax.jit(lambda c: jaxpg.policy_gradient(env, policy, num_episodes=32, mesh=meshes[1],
                  baseline=baselines.constant(c))(keys[1], params))(2.0)
 print("same", len(devices))

@@ -301,8 +301,10 @@ def test_one_seed_has_no_band_and_axes_are_made_where_none_are_given():
     import matplotlib
 
     matplotlib.use("Agg")
-    ax = plot.learning_curves([[1, 2, 3]], [[0.0, 1.0, 2.0]], label="PPO", color="black")
-    assert not ax.collections and [line.get_label() for line in ax.get_lines()] == ["PPO"]
+    ax = plot.learning_curves([[1, 2, 3, 9]], [[0.0, 1.0, np.nan, 2.0]], label="PPO", color="black", num_points=2)
+    (line,) = ax.get_lines()
+    assert not ax.collections and line.get_label() == "PPO"
+    np.testing.assert_array_equal(line.get_xydata(), [[1, 0], [2, 1], [9, 2]])
     matplotlib.pyplot.close(ax.figure)
 
 

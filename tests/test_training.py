@@ -87,6 +87,23 @@ def test_the_critic_learns_the_returns(key):
     assert np.isfinite(loss)
 
 
+def test_what_lies_behind_an_episodes_end_does_not_reach_the_critic(key):
+    from jaxpg.envs import Box, Discrete, Environment, Timestep
+
+    def step(key, state, action):
+        state = state + 1.0
+        reward = jnp.where(state > 3, jnp.nan, 1.0)  # The episode ends at 3; what comes after is not looked at.
+        return state, Timestep(state[None], reward, state >= 3, jnp.zeros((), bool))
+
+    env = Environment(reset=lambda key: (jnp.zeros(()), jnp.zeros(1)), step=step, max_steps=9,
+                      observation_space=Box(0, 99, (1,)), action_space=Discrete(2))  # fmt: skip
+    critic = jaxpg.policies.value_mlp(env, (8,))
+    algorithm = jaxpg.reinforce(env, jaxpg.policies.mlp(env, (8,)), critic, num_episodes=7, num_lanes=3)
+    state, metrics = jax.jit(algorithm.step)(algorithm.init(key))
+    assert np.isfinite(metrics["value_loss"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, state.critic_params)))
+
+
 @pytest.mark.parametrize("critic", [False, True])
 def test_the_budget_is_met_by_the_fewest_whole_updates(critic, key):
     result = jaxpg.train(small(critic), key, num_env_steps=2000, progress=False)
@@ -141,6 +158,7 @@ def test_interrupt_returns_what_there_is(key):
         timer.cancel()
     assert result.stopped == "interrupted"
     assert 0 < result.num_env_steps < 10**9 and result.num_updates == len(result.history["env_steps"])
+    assert result.num_updates == int(result.state.update)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.params))
 
 

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import optax
 
 from jaxpg import _check, baselines, rollout, weights
+from jaxpg._plan import require_max_steps
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
 from jaxpg.lanes import Trajectory
 from jaxpg.policies.base import Critic, Policy
 from jaxpg.stored import gradient_from
-from jaxpg.weights import Weight
+from jaxpg.weights import Weight, value_function
 
 __all__ = ["ReinforceState", "reinforce"]
 
@@ -65,6 +66,14 @@ def reinforce(
       critic_steps, critic_batch_size: gradient steps of the critic in an update, and the steps drawn for each.
       num_lanes: episodes played side by side.
     """
+    require_max_steps(_check.instance("env", env, Environment))
+    if _check.instance("policy", policy, Policy).initial_carry is not None:
+        raise ValueError("policy has a memory (initial_carry); reinforce takes policies without one")
+    _check.optional(_check.instance, "critic", critic, Critic)
+    _check.optional(_check.instance, "weight", weight, Weight)
+    _check.optional(_check.instance, "baseline", baseline, Baseline)
+    _check.optional(_check.optimizer, "optimizer", optimizer)
+    _check.optional(_check.optimizer, "critic_optimizer", critic_optimizer)
     if critic is not None and baseline is not None:
         raise ValueError("give a critic or a baseline, not both: the critic is the baseline")
     num_episodes = _check.count("num_episodes", num_episodes)
@@ -153,7 +162,7 @@ def _value_baseline(apply: Callable, params: Any) -> Baseline:
 
 
 def fit_value(
-    apply: Callable,
+    apply_critic: Callable,
     params: Any,
     optimizer_state: Any,
     optimizer: Any,
@@ -171,10 +180,11 @@ def fit_value(
     valid = trajectory.valid.reshape(-1)
     observations = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), trajectory.observation)
     flat_targets = targets.reshape(-1)
+    apply = value_function("critic", lambda observation, params: apply_critic(params, observation))
     order = jnp.cumsum(valid, dtype=jnp.int32)  # The k-th valid step is where the count reaches k.
 
     def loss_of(params, batch):
-        values = jax.vmap(lambda o: apply(params, o))(jax.tree.map(lambda x: x[batch], observations))
+        values = jax.vmap(lambda o: apply(o, params))(jax.tree.map(lambda x: x[batch], observations))
         return 0.5 * jnp.mean((values - flat_targets[batch]) ** 2)
 
     def fit_step(carry, key):

@@ -47,7 +47,7 @@ class Demo(Command):
     """Environment steps after which step 2 gives up."""
     seeds: int = 16
     """Seeds trained at once in step 3."""
-    num_env_steps: int = 150_000
+    num_env_steps: int = 200_000
     """Environment steps of each seed in step 3: it ends with its first update that reaches them."""
     seed: int = 0
     """Names all randomness of the demo."""

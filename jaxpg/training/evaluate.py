@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxpg import _check, rollout
 from jaxpg._plan import default, require_max_steps
 from jaxpg.envs.base import Environment
+from jaxpg.envs.check import check_structure
 from jaxpg.policies.base import Policy
 
 __all__ = ["Evaluation", "evaluate"]
@@ -44,12 +45,16 @@ def evaluate(
       ValueError, TypeError: for arguments out of range or an environment without a limit.
     """
     key = _check.key("key", key)
+    check_structure(_check.instance("env", env, Environment))
+    _check.instance("policy", policy, Policy)
     num_episodes = _check.count("num_episodes", num_episodes)
     if not isinstance(deterministic, bool):
         raise TypeError(f"deterministic must be True or False; got {deterministic!r}")
     num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
     longest = require_max_steps(env)
-    return _play(env, policy, num_episodes, num_lanes, longest, deterministic, key, params)
+    # Inside a transformation nothing may be kept: the environment may hold values that live no longer than it.
+    play = _play if _check.is_concrete(jnp.zeros(())) and _check.is_concrete(key) else _play.__wrapped__
+    return play(env, policy, num_episodes, num_lanes, longest, deterministic, key, params)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))

@@ -59,5 +59,6 @@ class Progress:
 
 def _short(number: float) -> str:
     """1234567 -> '1.23M'."""
+    number = float(f"{number:.3g}")  # Rounded first: 999,999 is 1M.
     power = min(int(math.log10(max(number, 1)) // 3), 3)
     return f"{number / 1000**power:.3g}{['', 'k', 'M', 'G'][power]}"

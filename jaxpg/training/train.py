@@ -90,11 +90,11 @@ def train(
             while taken < num_env_steps:
                 before = time.perf_counter()
                 left = min(num_env_steps - taken, 2**31 - 1)
-                state, metrics, count = _block(algorithm)(state, jnp.int32(left), jnp.int32(limit))
+                after, metrics, count = _block(algorithm)(state, jnp.int32(left), jnp.int32(limit))
                 block = {name: np.asarray(values[: int(count)]) for name, values in metrics.items()}
                 block["total_env_steps"] = taken + np.cumsum(block["env_steps"], dtype=np.int64)
-                blocks.append(block)
-                taken = int(block["total_env_steps"][-1])
+                # The state and what is known of it change together, whenever an interrupt comes.
+                state, blocks, taken = after, [*blocks, block], int(block["total_env_steps"][-1])
                 bar.update(taken, blocks)
                 stopped = _why_stop(blocks, target_return, callback, state) or stopped
                 if stopped != "budget":
@@ -158,7 +158,7 @@ def recent_return(blocks: list[dict], num_episodes: int = 100) -> float:
     for block in reversed(blocks):
         episodes = block.get("num_episodes", np.ones_like(block["env_steps"]))
         for count, value in zip(episodes[::-1], block["episode_return"][::-1], strict=True):
-            if count:
+            if count and np.isfinite(value):
                 total, seen = total + float(count) * float(value), seen + int(count)
             if seen >= num_episodes:
                 return total / seen
