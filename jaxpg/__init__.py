@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from jaxpg import algorithms, baselines, envs, exact, policies, rollout, training, weights
+    from jaxpg import algorithms, baselines, envs, exact, plot, policies, render, rollout, segments, training, weights
     from jaxpg.algorithms.reinforce import reinforce
     from jaxpg.algorithms.types import Algorithm
     from jaxpg.envs import Box, Discrete, Environment, MultiDiscrete, Timestep, make
@@ -43,7 +43,19 @@ _HOMES = {
     "train": "jaxpg.training.train",
     "use_cpu_cores": "jaxpg.training.devices",
 }
-_MODULES = ("algorithms", "baselines", "envs", "exact", "policies", "rollout", "training", "weights")
+_MODULES = (
+    "algorithms",
+    "baselines",
+    "envs",
+    "exact",
+    "plot",
+    "policies",
+    "render",
+    "rollout",
+    "segments",
+    "training",
+    "weights",
+)
 
 __all__ = [
     "Algorithm",
@@ -63,10 +75,13 @@ __all__ = [
     "exact",
     "gradient_from",
     "make",
+    "plot",
     "policies",
     "policy_gradient",
     "reinforce",
+    "render",
     "rollout",
+    "segments",
     "train",
     "training",
     "use_cpu_cores",

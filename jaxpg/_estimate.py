@@ -60,7 +60,7 @@ LOOSE_GROUP = 32  # Episodes of a baseline's group from which on its members cou
 
 
 class Moments(NamedTuple):
-    """Running sums over the finished episodes of a device; `mean` and `squares` (Σ (x − mean)²) are those of returns."""
+    """Running sums over a device's finished episodes; `mean` and `squares` (Σ (x − mean)²) are those of returns."""
 
     sums: Any
     count: jax.Array

@@ -2,8 +2,8 @@
 
     ∇J(θ)  =  E_{τ ~ π_θ} [ Σ_t  w^t ∇_θ log π_θ(a_t | s_t) · ( Ψ_t(τ) − b_t ) ].
 
-`policy_gradient` plays the episodes and averages; `jaxpg.stored.gradient_from` takes stored ones. Both run the same code
-on them.
+`policy_gradient` plays the episodes and averages; `jaxpg.stored.gradient_from` takes stored ones. Both run the same
+code on them.
 """
 
 import functools

@@ -41,7 +41,7 @@ MOST_BYTES = 8 * 2**30  # That `collect` allocates; more is a mistake, or a job 
 
 
 class Queue(NamedTuple):
-    """The episodes to play: slots 0, 1, … name first the `num_pending` ids in `pending`, then `next_id`, `next_id` + 1, …
+    """The episodes to play: slots 0, 1, … name first the `num_pending` ids in `pending`, then `next_id`, …
 
     Fields:
       pending: [lane] ids in ascending order (only the first `num_pending` count) that did not fit into the buffer
@@ -221,8 +221,8 @@ def collect(
 
     Args:
       discount: γ of the `discounted_returns`; None leaves them 0.
-      final_rows: follow truncated episodes by a row that is not `valid` and holds their final observation, which weights
-        with a value function need.
+      final_rows: follow truncated episodes by a row that is not `valid` and holds their final observation, which
+        weights with a value function need.
     Returns:
       (trajectory of [row, lane] arrays, statistics [num_episodes]).
     """
@@ -242,8 +242,8 @@ def collect(
     num_bytes = num_rows * num_lanes * row_bytes(row)
     if num_bytes > MOST_BYTES:
         raise ValueError(
-            f"num_episodes: {num_episodes} episodes of {env.name} take up to {num_bytes:,} bytes, all steps kept; at most "
-            f"{MOST_BYTES:,} are. Take fewer; policy_gradient needs no more memory for more episodes"
+            f"num_episodes: {num_episodes} episodes of {env.name} take up to {num_bytes:,} bytes, all steps kept; at "
+            f"most {MOST_BYTES:,} are. Take fewer; policy_gradient needs no more memory for more episodes"
         )
     buffer = jax.tree.map(lambda x: jnp.zeros((num_rows, num_lanes, *x.shape), x.dtype), row)
     trajectory, _, statistics, _ = episodes(

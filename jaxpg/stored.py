@@ -1,4 +1,4 @@
-"""The policy gradient from stored episodes: for data collected elsewhere, and for every trajectory of a small problem."""
+"""The policy gradient from stored episodes: from data collected elsewhere, and from all that a small problem has."""
 
 from typing import Any
 
@@ -34,9 +34,9 @@ def gradient_from(
     Fed with every trajectory of a small problem and their probabilities it gives the estimator's exact mean.
 
     Args:
-      trajectory: whole episodes as [step, lane] arrays, back to back in the lanes in any arrangement. `episode` holds ids
-        0 … N − 1. A truncated episode is followed by a row that is not `valid` and holds its final observation, if the
-        weight has a value function. `log_prob`, `value` and `carry` are not looked at.
+      trajectory: whole episodes as [step, lane] arrays, back to back in the lanes in any arrangement. `episode` holds
+        ids 0 … N − 1. A truncated episode is followed by a row that is not `valid` and holds its final observation, if
+        the weight has a value function. `log_prob`, `value` and `carry` are not looked at.
       policy, params: π_θ. They should be those that acted: nothing corrects for another policy here.
       weight, baseline: as in `policy_gradient`; all episodes are in memory, so the default group of a baseline made of
         other episodes is all N.

@@ -1,9 +1,9 @@
 """The χ² audit: is the mean of a sampled estimator what it should be, over many MDPs at once?
 
 For each of K random MDPs the mean ḡ of R estimates is compared with the exact mean μ by
-T² = R (ḡ − μ)ᵀ C⁺ (ḡ − μ), with the exact covariance C of one estimate, which is χ² with rank(C) degrees of freedom. The
-K p-values are judged together: a Kolmogorov–Smirnov test against the uniform distribution, the smallest of them times K,
-and the sum of the T², which is χ² too.
+T² = R (ḡ − μ)ᵀ C⁺ (ḡ − μ), with the exact covariance C of one estimate, which is χ² with rank(C) degrees of freedom.
+The K p-values are judged together: a Kolmogorov–Smirnov test against the uniform distribution, the smallest of them
+times K, and the sum of the T², which is χ² too.
 """
 
 from typing import NamedTuple

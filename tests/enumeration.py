@@ -153,9 +153,9 @@ def mean_and_covariance(traj: Trajectories, g: np.ndarray):
 def pair_mean_and_covariance(mdp, traj, psi, state_discount, num_episodes, whole_episode):
     """Exact mean and covariance of the N-episode estimate with the leave-one-out baseline.
 
-    ĝ = 1/(N (N−1)) Σ_{i≠j} h(i, j), h(i, j) = Σ_t w^t ψ_{i,t} (Ψ_{i,t} − Ψ_{j,t}): a U-statistic of order two, so with the
-    symmetric kernel k = (h(i, j) + h(j, i)) / 2 its covariance is [4 (N − 2) ζ₁ + 2 ζ₂] / (N (N − 1)), ζ₁ = Cov E[k | i]
-    and ζ₂ = Cov k (Hoeffding, 1948).
+    ĝ = 1/(N (N−1)) Σ_{i≠j} h(i, j), h(i, j) = Σ_t w^t ψ_{i,t} (Ψ_{i,t} − Ψ_{j,t}): a U-statistic of order two, so with
+    the symmetric kernel k = (h(i, j) + h(j, i)) / 2 its covariance is [4 (N − 2) ζ₁ + 2 ζ₂] / (N (N − 1)), with
+    ζ₁ = Cov E[k | i] and ζ₂ = Cov k (Hoeffding, 1948).
     """
     w = state_discount ** np.arange(mdp.horizon)
     scaled = np.where(traj.valid, w, 0.0)[..., None] * traj.scores  # [M, H, P]

@@ -190,7 +190,7 @@ def test_reported_variance_is_unbiased():
         )
         run = functools.partial(gradient, params=jnp.asarray(problem.logits, jnp.float32))
         keys = jax.random.split(jax.random.key(8), 40_000)
-        found = jax.jit(jax.vmap(lambda k: run(k)))(keys)
+        found = jax.jit(jax.vmap(run))(keys)
         _, covariance = exact(problem, value, "reward_to_go", "none", num_episodes)
         variances = np.asarray(found.variance, np.float64).reshape(len(keys), -1)
         error = variances.std(0) / np.sqrt(len(keys))

@@ -280,11 +280,11 @@ def test_statistics_against_every_episodes_own_gradient(collected, key):
     n, discount = 20, 0.95
     options = {"num_episodes": n, "weight": weights.reward_to_go(discount)}
     trajectory, statistics, scores = collected
-    each = np.stack([
-        n * by_definition(trajectory._replace(valid=trajectory.valid & (trajectory.episode == i)), scores, "reward_to_go",
-                          "none", n, discount)
-        for i in range(n)
-    ])  # fmt: skip
+    each = []
+    for i in range(n):
+        one = trajectory._replace(valid=trajectory.valid & (trajectory.episode == i))
+        each.append(n * by_definition(one, scores, "reward_to_go", "none", n, discount))
+    each = np.stack(each)
     estimate = jaxpg.policy_gradient(env, policy, num_groups=n, **options)(key, params)
     flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
     mean, variance = each.mean(0), each.var(0, ddof=1) / n

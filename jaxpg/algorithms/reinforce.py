@@ -2,8 +2,8 @@
 
     θ ← θ + optimiser( 1/N Σ_i Σ_t ∇ log π_θ(a_t | s_t) (Ψ_t − b_t) )
 
-With a critic, b_t = V_φ(s_t): a value function fitted to the returns of the episodes *before*, so that it is independent
-of those it is subtracted from (Sutton et al., 2000).
+With a critic, b_t = V_φ(s_t): a value function fitted to the returns of the episodes *before*, so that it is
+independent of those it is subtracted from (Sutton et al., 2000).
 """
 
 from collections.abc import Callable

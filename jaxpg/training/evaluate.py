@@ -1,6 +1,5 @@
 """How well a policy does: the returns of whole episodes."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -53,16 +52,18 @@ def evaluate(
     num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
     longest = require_max_steps(env)
     # Inside a transformation nothing may be kept: the environment may hold values that live no longer than it.
-    play = _play if _check.is_concrete(jnp.zeros(())) and _check.is_concrete(key) else _play.__wrapped__
+    play = _play_compiled if _check.is_concrete(jnp.zeros(())) and _check.is_concrete(key) else _play
     return play(env, policy, num_episodes, num_lanes, longest, deterministic, key, params)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _play(env, policy, num_episodes, num_lanes, longest, deterministic, key, params):
-    """Compiled once for an environment and a policy, however often they are evaluated."""
     queue = rollout.Queue.of(0, num_episodes, num_lanes)
     most_rows = min(num_episodes * longest, jnp.iinfo(jnp.int32).max)
     _, _, statistics, _ = rollout.episodes(
         env, policy, params, key, queue, None, num_rows=most_rows, max_slots=num_episodes, deterministic=deterministic
     )
     return Evaluation(statistics.returns, statistics.length)
+
+
+# Compiled once for an environment and a policy, however often they are evaluated.
+_play_compiled = jax.jit(_play, static_argnums=(0, 1, 2, 3, 4, 5))

@@ -100,6 +100,11 @@ def train(
                 if stopped != "budget":
                     break
                 seconds = time.perf_counter() - before
+                if (
+                    target_return is not None
+                ):  # Blocks as long on every machine, so that a run stops at the same update.
+                    limit = min(2 * limit, 8)
+                    continue
                 limit = int(np.clip(limit * BLOCK_SECONDS / max(seconds, 1e-3), 1, min(2 * limit, MAX_BLOCK)))
         except KeyboardInterrupt:
             stopped = "interrupted"
@@ -153,7 +158,7 @@ def _why_stop(blocks: list[dict], target_return: float | None, callback: Callabl
 
 
 def recent_return(blocks: list[dict], num_episodes: int = 100) -> float:
-    """Mean return over the newest updates that make up `num_episodes` finished episodes; NaN before there are as many."""
+    """Mean return over the newest updates that make up `num_episodes` episodes; NaN before there are as many."""
     total, seen = 0.0, 0
     for block in reversed(blocks):
         episodes = block.get("num_episodes", np.ones_like(block["env_steps"]))
