@@ -6,7 +6,8 @@ Every weight here is one backward linear recursion that restarts where an episod
 
 given by its `increment` x and its `decay` c. Reward-to-go is x = r, c = γ; generalized advantages are x = δ, c = γλ;
 the TD residual is x = δ, c = 0; an n-step advantage is the recursion of the TD residuals less the same recursion n
-steps on, A_t = δ_t + γ A_{t+1} − γⁿ δ_{t+n}; the total return is the reward-to-go of the first step, given to every step.
+steps on, A_t = δ_t + γ A_{t+1} − γⁿ δ_{t+n}; the total return is the reward-to-go of the first step, given to every
+step.
 
 The estimate of ∇J is the mean over episodes of Σ_t w^t ∇ log π(a_t | s_t) (Ψ_t − b_t). For a weight that looks forward
 from t the factor is w = γ: J discounts the reward of step t by γ^t, and without the factor the sum is not the gradient
