@@ -13,6 +13,9 @@ DEV := $(VENV)/installed-dev
 NOTEBOOKS := $(VENV)/installed-notebooks
 NOTEBOOK_FILES = $(wildcard notebooks/*.ipynb)
 
+# Most of the fast tests' time is compilation; the slow ones run what users run.
+QUICK_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help install demo test test-slow test-all lint types format bench notebooks docs clean FORCE
@@ -28,7 +31,7 @@ demo: $(RUNTIME) ## install, then run the main job: estimate a gradient, train, 
 	$(BIN)/jaxpg demo $(ARGS)
 
 test: $(DEV) ## run the fast tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+	XLA_FLAGS="$(QUICK_COMPILE) $$XLA_FLAGS" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(DEV) ## run the slow tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS) || [ $$? -eq 5 ] # 5: there are none
