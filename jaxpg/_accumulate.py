@@ -18,7 +18,7 @@ from jaxpg.lanes import Trajectory, float_dtype
 from jaxpg.policies.base import Policy
 from jaxpg.weights import StepValues, Weight
 
-__all__ = ["Weighted", "sum_scores", "sum_terms", "weigh"]
+__all__ = ["Weighted", "sum_terms", "weigh"]
 
 
 class Weighted(NamedTuple):
@@ -138,25 +138,35 @@ def weigh(
             )
         return row, psi, finished, stored, result
 
-    start = Weighted(
-        weight=jnp.zeros((max_rows, num_lanes), floats),
-        packed=jnp.zeros(max_rows * num_lanes, jnp.int32),
-        offset=offset,
-        length=length,
-        first=jnp.zeros(max_slots, floats),
-        peer_sum=jnp.zeros(table, floats) if peers else None,
-        peer_count=jnp.zeros(table, jnp.int32) if peers else None,
-        peer_size=size if peers else None,
-    )
+    start = _nothing_weighed(max_rows, num_lanes, offset, length, table if peers else None, size)
     zeros = jnp.zeros(num_lanes, floats)
     stored = jnp.zeros((max_rows, num_lanes), floats) if weight.lookahead is not None else None
     state = (num_rows, zeros, jnp.zeros(num_lanes, bool), stored, start)
     return jax.lax.while_loop(lambda state: state[0] > 0, body, state)[-1]
 
 
-def sum_scores(
+def _nothing_weighed(
+    max_rows: int, num_lanes: int, offset: jax.Array, length: jax.Array, table: tuple[int, int] | None, size: jax.Array
+) -> Weighted:
+    """The record before the backward pass; `table` is the shape of the peers' sums, None without such a baseline."""
+    floats = float_dtype()
+    return Weighted(
+        weight=jnp.zeros((max_rows, num_lanes), floats),
+        packed=jnp.zeros(max_rows * num_lanes, jnp.int32),
+        offset=offset,
+        length=length,
+        first=jnp.zeros(length.shape[0], floats),
+        peer_sum=None if table is None else jnp.zeros(table, floats),
+        peer_count=None if table is None else jnp.zeros(table, jnp.int32),
+        peer_size=None if table is None else size,
+    )
+
+
+def sum_terms(
     buffer: Trajectory,
-    weighted: Weighted,
+    num_rows: jax.Array,
+    length: jax.Array,
+    num_slots: jax.Array,
     policy: Policy,
     params: Any,
     weight: Weight,
@@ -164,20 +174,21 @@ def sum_scores(
     *,
     group_ends: jax.Array,
     group_size: int,
-    num_slots: jax.Array,
+    max_time: int,
     block_size: int,
-    batch_steps: int,
-    episode_weights: jax.Array | None = None,
     sums: Any,
+    episode_weights: jax.Array | None = None,
 ) -> Any:
     """Adds Σ_i p_i Σ_t w^t ∇ log π(a_t | s_t) (Ψ_t − b_t) to `sums`, over the finished episodes i of each group.
 
     Args:
-      block_size: steps of a block; batch_steps: under `vmap`, about how many steps of different members at a time.
+      buffer, num_rows, length, group_size, max_time: as in `weigh`.
       group_ends: [group] the number of slots up to and including the group's last; groups are ranges of slots.
-      episode_weights: [slot] p_i; None: 1.
+      block_size: steps of a block.
       sums: pytree like `params` with a leading [group] axis.
+      episode_weights: [slot] p_i; None: 1.
     """
+    weighted = weigh(buffer, num_rows, length, num_slots, weight, baseline, group_size=group_size, max_time=max_time)
     flat = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), (buffer, weighted.weight))
     total = jnp.sum(weighted.length, dtype=jnp.int32)
     # Steps of the packed order up to each group's end.
@@ -214,7 +225,7 @@ def sum_scores(
         step, psi = jax.tree.map(lambda x: x[places], flat)
         scale = jnp.where(start + lanes < end, advantages(step, psi), 0.0)
         scale = jax.lax.stop_gradient(scale)
-        most = max(batch_steps // block_size, 1)
+        most = max(default("block_size") // block_size, 1)  # Members of a vmap at a time: what the cache holds.
         gradient = in_batches(jax.grad(objective), most, params, step.observation, step.action, scale)
         return jax.tree.map(lambda p, g: p + g.astype(p.dtype), partial, gradient)
 
@@ -236,39 +247,3 @@ def sum_scores(
 
 def _is_one(value: Any) -> bool:
     return isinstance(value, (int, float)) and value == 1
-
-
-def sum_terms(
-    buffer: Trajectory,
-    num_rows: jax.Array,
-    length: jax.Array,
-    num_slots: jax.Array,
-    policy: Policy,
-    params: Any,
-    weight: Weight,
-    baseline: Baseline,
-    *,
-    group_ends: jax.Array,
-    group_size: int,
-    max_time: int,
-    block_size: int,
-    sums: Any,
-    episode_weights: jax.Array | None = None,
-) -> Any:
-    """Weighs the buffer's steps and adds the finished episodes' terms to the groups' sums."""
-    weighted = weigh(buffer, num_rows, length, num_slots, weight, baseline, group_size=group_size, max_time=max_time)
-    return sum_scores(
-        buffer,
-        weighted,
-        policy,
-        params,
-        weight,
-        baseline,
-        group_ends=group_ends,
-        group_size=group_size,
-        num_slots=num_slots,
-        block_size=block_size,
-        batch_steps=default("block_size"),
-        episode_weights=episode_weights,
-        sums=sums,
-    )

@@ -3,6 +3,7 @@
 `run` does the work, in a module that is imported only then.
 """
 
+import abc
 import dataclasses
 import pathlib
 from typing import Literal
@@ -15,15 +16,15 @@ class EnvironmentName(str):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Command:
+class Command(abc.ABC):
     """What all commands share."""
 
     debug: bool = False
     """Show the whole traceback of an error, not one line."""
 
+    @abc.abstractmethod
     def run(self) -> None:
         """Does what was asked for."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
