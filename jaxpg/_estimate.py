@@ -4,11 +4,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxpg.lanes import EpisodeStatistics, float_dtype
 
-__all__ = ["GradientEstimate", "Moments", "add_statistics", "finish", "no_moments", "variance_groups"]
+__all__ = ["EpisodeGradients", "GradientEstimate", "Moments", "finish", "merge", "no_moments", "returns_of"]
+
+
+class EpisodeGradients(NamedTuple):
+    """Each episode by itself; memory is 2 N times the size of params.
+
+    Fields:
+      gradient: pytree like params with a leading [N] axis, g_i = Σ_t w^t ∇ log π (Ψ_t − b_t): `gradient` is their mean
+        (before the optimal baseline, where there is one).
+      score: the same for D_i = Σ_t w^t ∇ log π(a_t | s_t), with w = γ or as the weight has it.
+      discounted_return: [N] Σ_t γ^t r_t.
+    """
+
+    gradient: Any
+    score: Any
+    discounted_return: jax.Array
 
 
 class GradientEstimate(NamedTuple):
@@ -22,19 +36,25 @@ class GradientEstimate(NamedTuple):
         of g_i over `num_groups` groups of consecutive episodes; its relative standard error is about
         √(2 / (num_groups − 1)). NaN for one group. With a baseline made of the group's other episodes the groups are
         whole groups of that baseline; where those are fewer than asked for and hold n ≥ 32 episodes, smaller groups are
-        taken, and the variance comes out low by the order of 1/n.
-      objective: mean over episodes of Σ_t γ^t r_t, with the weight's γ, from all N episodes; J(θ).
+        taken, and the variance comes out low by the order of 1/n. With episodes that depend on each other by
+        `sampling`, groups are always whole ones.
+      objective: mean over episodes of Σ_t γ^t r_t, with the weight's γ, from all N episodes; J(θ). With a temperature α
+        the reward includes −α log π; with another policy acting, the episodes are weighed by their importance.
       objective_error: standard error of `objective`. NaN for N = 1.
-      episode_return, episode_length: mean over episodes of the undiscounted return Σ_t r_t, and of the length.
+      episode_return, episode_length: mean over the episodes as played of the undiscounted return Σ_t r_t, and of the
+        length.
       gradient_norm, gradient_norm_error: ‖ĝ‖, and the standard error of ĝ in its own direction.
       snr: signal-to-noise ratio ‖∇J‖ / √(tr Σ / N), with ‖∇J‖² estimated without bias by ‖ĝ‖² − tr Σ̂ / N (0 where
         that is negative; NaN where there is neither signal nor noise).
       noise_scale: tr Σ / ‖∇J‖², the batch size in episodes at which signal equals noise (McCandlish et al., 2018);
         infinite where no signal is seen.
       trace: tr Σ / N, the variances summed over all coordinates.
+      effective_sample_size: (Σ w_i)² / Σ w_i² for the importance weights w_i of the episodes; N where the policy itself
+        acts (Kong, 1992).
       num_episodes, num_steps, num_groups: counts; `num_steps` is an integer up to 2³¹, beyond it a rounded float.
       utilization: played steps over steps that the lanes had room for.
       num_nonfinite: episodes whose return is not finite; the estimate cannot be trusted unless it is 0.
+      episodes: `EpisodeGradients`, where they were asked for, else None.
     """
 
     gradient: Any
@@ -48,106 +68,142 @@ class GradientEstimate(NamedTuple):
     snr: jax.Array
     noise_scale: jax.Array
     trace: jax.Array
+    effective_sample_size: jax.Array
     num_episodes: jax.Array
     num_steps: jax.Array
     num_groups: jax.Array
     utilization: jax.Array
     num_nonfinite: jax.Array
-
-
-DEFAULT_GROUPS = 32
-LOOSE_GROUP = 32  # Episodes of a baseline's group from which on its members count as independent.
+    episodes: Any = None
 
 
 class Moments(NamedTuple):
-    """Running sums over a device's finished episodes; `mean` and `squares` (Σ (x − mean)²) are those of returns."""
+    """What is known of finished episodes; two parts' moments are put together by `merge`.
+
+    Fields:
+      sums: sums over the groups, from `jaxpg._groups`.
+      count: episodes. mean, squares: of the discounted returns x, and Σ (x − mean)².
+      mean_return: of the undiscounted ones.
+      weights, weighted_returns: [group] Σ_i w_i and Σ_i w_i x_i for the importance weights w_i; weight_squares: Σ_i w_i².
+        None where the policy itself acts.
+      steps, room: played steps, and those that the lanes had room for.
+      nonfinite: episodes whose return is not finite.
+      episodes: `EpisodeGradients` or None.
+    """
 
     sums: Any
     count: jax.Array
     mean: jax.Array
     squares: jax.Array
     mean_return: jax.Array
+    weights: Any
+    weight_squares: Any
+    weighted_returns: Any
     steps: jax.Array
     room: jax.Array
     nonfinite: jax.Array
+    episodes: Any
 
 
-def variance_groups(num_episodes: int, num_groups: int | None, peer_group_size: int | None) -> list[int]:
-    """Where the groups of consecutive episodes end from whose sums the variance is estimated.
-
-    With a baseline made of a group's other episodes, sums are independent only between whole groups of that baseline:
-    then the ends are ends of those, unless there are few and large ones, which tie their episodes together loosely.
-    """
-    wanted = min(num_groups or DEFAULT_GROUPS, num_episodes)
-    if peer_group_size is None:
-        return [num_episodes * (g + 1) // wanted for g in range(wanted)]
-    peer_groups = max(num_episodes // peer_group_size + (num_episodes % peer_group_size > 1), 1)
-    if peer_groups < wanted and peer_group_size >= LOOSE_GROUP:
-        return [num_episodes * (g + 1) // wanted for g in range(wanted)]
-    wanted = min(wanted, peer_groups)
-    ends = [peer_groups * (g + 1) // wanted * peer_group_size for g in range(wanted)]
-    return [*ends[:-1], num_episodes]
-
-
-def no_moments(params: Any, num_groups: int, most_steps: int) -> Moments:
+def no_moments(sums: Any, num_groups: int, most_steps: int, weighted: bool, episodes: Any = None) -> Moments:
     """The moments before the first episode. Steps are counted in integers where their number cannot pass 2³¹."""
     floats = float_dtype()
     zero = jnp.zeros((), floats)
     return Moments(
-        # At least single precision, also where params are half.
-        sums=jax.tree.map(
-            lambda p: jnp.zeros((num_groups, *jnp.shape(p)), jnp.promote_types(jnp.result_type(p), floats)), params
-        ),
+        sums=sums,
         count=jnp.zeros((), jnp.int32),
         mean=zero,
         squares=zero,
         mean_return=zero,
+        weights=jnp.zeros(num_groups, floats) if weighted else None,
+        weight_squares=zero if weighted else None,
+        weighted_returns=jnp.zeros(num_groups, floats) if weighted else None,
         steps=jnp.zeros((), jnp.int32 if most_steps < 2**31 else floats),
         room=zero,
         nonfinite=jnp.zeros((), jnp.int32),
+        episodes=episodes,
     )
 
 
-def add_statistics(moments: Moments, episodes: EpisodeStatistics) -> Moments:
-    """Merges the finished episodes into the running moments (Chan et al., 1983)."""
-    finished = episodes.length > 0
-    floats = moments.mean.dtype
+def returns_of(
+    statistics: EpisodeStatistics, group: jax.Array, ratios: Any, empty: Moments, room: jax.Array
+) -> Moments:
+    """The moments of these episodes' returns, without sums.
+
+    Args:
+      group: [slot] the group of each slot.
+      ratios: the importance ratios, or None.
+      empty: moments of no episodes.
+      room: steps that the lanes had room for.
+    """
+    finished = statistics.length > 0
+    floats = empty.mean.dtype
     count = jnp.sum(finished, dtype=jnp.int32)
-    total = moments.count + count
-    share = count.astype(floats) / jnp.maximum(total, 1).astype(floats)
 
     def mean(x):
         return jnp.sum(jnp.where(finished, x, 0).astype(floats)) / jnp.maximum(count, 1).astype(floats)
 
-    new_mean = mean(episodes.discounted_returns)
-    squares = jnp.sum(jnp.where(finished, (episodes.discounted_returns - new_mean) ** 2, 0.0))
-    shift = new_mean - moments.mean
+    discounted = statistics.discounted_returns if ratios is None else ratios.returns
+    new_mean = mean(discounted)
+    moments = empty._replace(
+        count=count,
+        mean=new_mean,
+        squares=jnp.sum(jnp.where(finished, (discounted - new_mean) ** 2, 0.0)),
+        mean_return=mean(statistics.returns),
+        steps=jnp.sum(statistics.length, dtype=jnp.int32).astype(empty.steps.dtype),
+        room=room.astype(floats),
+        nonfinite=jnp.sum(finished & ~jnp.isfinite(statistics.returns), dtype=jnp.int32),
+    )
+    if ratios is None:
+        return moments
+    weights = jnp.where(finished, ratios.episode, 0.0)
     return moments._replace(
-        count=total,
-        mean=moments.mean + share * shift,
-        squares=moments.squares + squares + shift**2 * share * moments.count.astype(floats),
-        mean_return=moments.mean_return + share * (mean(episodes.returns) - moments.mean_return),
-        steps=moments.steps + jnp.sum(episodes.length, dtype=jnp.int32).astype(moments.steps.dtype),
-        nonfinite=moments.nonfinite + jnp.sum(finished & ~jnp.isfinite(episodes.returns), dtype=jnp.int32),
+        weights=empty.weights.at[group].add(weights, mode="drop"),
+        weight_squares=jnp.sum(weights**2),
+        weighted_returns=empty.weighted_returns.at[group].add(weights * discounted, mode="drop"),
     )
 
 
-def finish(moments: Moments, params: Any, group_ends: list[int]) -> GradientEstimate:
-    """The estimate and its errors from the groups' sums."""
+def merge(first: Moments, second: Moments) -> Moments:
+    """The moments of both parts' episodes (Chan et al., 1983)."""
+    count = first.count + second.count
+    floats = first.mean.dtype
+    share = second.count.astype(floats) / jnp.maximum(count, 1).astype(floats)
+    shift = second.mean - first.mean
+    total = jax.tree.map(jnp.add, first, second)
+    return total._replace(
+        mean=first.mean + share * shift,
+        squares=total.squares + shift**2 * share * first.count.astype(floats),
+        mean_return=first.mean_return + share * (second.mean_return - first.mean_return),
+    )
+
+
+def finish(
+    moments: Moments, sums: Any, params: Any, sizes: jax.Array, num_episodes: Any, self_normalized: bool = False
+) -> GradientEstimate:
+    """The estimate and its errors.
+
+    Args:
+      sums: pytree like params with a leading [group] axis: Σ_i g_i of the groups.
+      sizes: [group] episodes of the groups; num_episodes: their sum.
+      self_normalized: divide by the sum of the importance weights in the place of N.
+    """
     floats = moments.mean.dtype
-    num_episodes, num_groups = group_ends[-1], len(group_ends)
-    sizes = jnp.asarray(np.diff([0, *group_ends]), floats)
+    num_groups = sizes.shape[0]
+    n = jnp.asarray(num_episodes, floats)
+    sizes = sizes.astype(floats)
+    shares = moments.weights if self_normalized else sizes
+    total_share = jnp.sum(shares)
 
     def column(x, leaf):
         return x.reshape((-1,) + (1,) * (leaf.ndim - 1)).astype(leaf.dtype)
 
-    gradient = jax.tree.map(lambda s: jnp.sum(s, axis=0) / num_episodes, moments.sums)
-    # Group g's sum less its share of the mean, over √n_g: mean 0, covariance Σ (1 − n_g / N).
-    residuals = jax.tree.map(
-        lambda s, g: (s - column(sizes, s) * g) / jnp.sqrt(column(sizes, s)), moments.sums, gradient
-    )
-    scale = 1.0 / ((num_groups - 1) * num_episodes) if num_groups > 1 else jnp.nan
-    variance = jax.tree.map(lambda r: jnp.sum(r**2, axis=0) * scale, residuals)
+    gradient = jax.tree.map(lambda s: jnp.sum(s, axis=0) / total_share.astype(s.dtype), sums)
+    # Group g's sum less its share of the mean, over √n_g: mean 0, covariance Σ (1 − n_g / N). For a ratio of sums this
+    # is its linearisation, the delta method.
+    residuals = jax.tree.map(lambda s, g: (s - column(shares, s) * g) / jnp.sqrt(column(sizes, s)), sums, gradient)
+    scale = n / ((num_groups - 1) * total_share**2) if num_groups > 1 else jnp.full((), jnp.nan, floats)
+    variance = jax.tree.map(lambda r: jnp.sum(r**2, axis=0) * scale.astype(r.dtype), residuals)
 
     def total(tree):
         return sum((jnp.sum(x).astype(floats) for x in jax.tree.leaves(tree)), jnp.zeros((), floats))
@@ -159,22 +215,29 @@ def finish(moments: Moments, params: Any, group_ends: list[int]) -> GradientEsti
     trace = total(variance)
     signal = jnp.maximum(squared_norm - trace, 0.0)
     signal = jnp.where(jnp.isnan(trace), jnp.nan, signal)
-    error = jnp.sqrt(moments.squares / (num_episodes - 1) / num_episodes) if num_episodes > 1 else jnp.nan
+    objective, squared_error = moments.mean, moments.squares / (n - 1) / n
+    if self_normalized:
+        objective = jnp.sum(moments.weighted_returns) / total_share
+        spread = (moments.weighted_returns - objective * shares) / jnp.sqrt(sizes)
+        squared_error = jnp.sum(spread**2) * scale
+    effective = n if moments.weights is None else jnp.sum(moments.weights) ** 2 / moments.weight_squares
     return GradientEstimate(
         gradient=jax.tree.map(lambda g, p: g.astype(jnp.result_type(p)), gradient, params),
         variance=variance,
-        objective=moments.mean,
-        objective_error=jnp.asarray(error, floats),
+        objective=objective,
+        objective_error=jnp.where(n > 1, jnp.sqrt(squared_error), jnp.nan),
         episode_return=moments.mean_return,
-        episode_length=moments.steps.astype(floats) / num_episodes,
+        episode_length=moments.steps.astype(floats) / n,
         gradient_norm=norm,
         gradient_norm_error=jnp.sqrt(jnp.sum(along**2) * scale) / norm,
         snr=jnp.sqrt(signal / trace),
-        noise_scale=num_episodes * trace / signal,
+        noise_scale=n * trace / signal,
         trace=trace,
+        effective_sample_size=effective,
         num_episodes=moments.count,
         num_steps=moments.steps,
         num_groups=jnp.asarray(num_groups, jnp.int32),
         utilization=moments.steps.astype(floats) / moments.room,
         num_nonfinite=moments.nonfinite,
+        episodes=moments.episodes,
     )

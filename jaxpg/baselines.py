@@ -1,11 +1,12 @@
 """Baselines b_t: what is subtracted from the weight Ψ_t to cut the variance of the estimate.
 
 A baseline leaves the mean of the estimate as it is as long as it does not depend on the action whose score it is
-subtracted from: E[∇ log π(a | s) b(s)] = b(s) ∇ Σ_a π(a | s) = 0. Two kinds do that here:
+subtracted from: E[∇ log π(a | s) b(s)] = b(s) ∇ Σ_a π(a | s) = 0. Three kinds do that here:
 
 - a function of the observation and the time that is given from outside (`constant`, `value`, `time(values)`);
-- a function of the *other* episodes of a group (`leave_one_out`, `time()`): b of episode i is made of the episodes
-  j ≠ i, which are independent of it. Groups are consecutive episode ids.
+- a function of the *other* episodes of a group (`leave_one_out`, `time()`, `linear`): b of episode i is made of
+  episodes j ≠ i, which are independent of it. Groups are consecutive episode ids;
+- the constant that cuts the variance most (`optimal`), fitted on all groups of the variance but the episode's own.
 
 A mean that includes the episode itself shrinks the gradient by 1 − 1/n; no such baseline is offered.
 """
@@ -21,7 +22,7 @@ import numpy as np
 from jaxpg import _check
 from jaxpg.weights import value_function
 
-__all__ = ["Baseline", "constant", "leave_one_out", "none", "time", "value"]
+__all__ = ["Baseline", "constant", "leave_one_out", "linear", "none", "optimal", "polynomial_features", "time", "value"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,12 +35,25 @@ class Baseline:
         group's episodes that reach step t (itself included), `own` is Ψ_{i,t}, `size` the number of episodes of the
         group and `count` of those that reach step t. A weight that is one for the whole episode is summed once an
         episode.
-      group_size: episodes in a group of `peers`; None: those of a chunk.
+      features: None, or (observation, time) -> φ [F]: b = φᵀ θ, with θ fitted to Ψ by least squares on the group's
+        episodes outside the episode's own fold; `folds` and `ridge` belong to it.
+      optimal: None, "scalar" or "per_coordinate": the constant, or one for each coordinate of the gradient, that cuts
+        the variance most.
+      group_size: episodes in a group of `peers` or `features`; None: those of a chunk.
     """
 
     function: Callable[[Any, jax.Array], jax.Array] | None = None
     peers: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array] | None = None
+    features: Callable[[Any, jax.Array], jax.Array] | None = None
+    folds: int = 2
+    ridge: Any = 1e-5
+    optimal: str | None = None
     group_size: int | None = None
+
+    @property
+    def of_other_episodes(self) -> bool:
+        """Whether the baseline needs the other episodes of a group in memory."""
+        return self.peers is not None or self.features is not None
 
 
 def none() -> Baseline:
@@ -104,3 +118,48 @@ def time(values: Any = None, group_size: int | None = None) -> Baseline:
         return table[jnp.minimum(time, table.shape[0] - 1)]
 
     return Baseline(function=function)
+
+
+def linear(features: Any = None, *, folds: int = 2, ridge: Any = 1e-5, group_size: int | None = None) -> Baseline:
+    """A linear value function fitted within the estimate: b_i(s, t) = φ(s, t)ᵀ θ_{−k(i)}.
+
+    The group's episodes are dealt out to K folds, and θ_{−k} minimises Σ (φᵀθ − Ψ)² over the steps of the other folds:
+    cross-fitted, so the estimate stays unbiased. Source: Duan et al. (2016), for the features and the ridge.
+
+    Args:
+      features: φ, a function observation -> [F] or (observation, time) -> [F]; default `polynomial_features`.
+      folds: K, at least 2.
+      ridge: relative to the mean square of the features, 0 or more.
+      group_size: as in `leave_one_out`.
+    """
+    return Baseline(
+        features=polynomial_features if features is None else value_function("features", features, scalar=False),
+        folds=_check.count("folds", folds, 2),
+        ridge=_check.number("ridge", ridge, 0.0),
+        group_size=_check.optional(_check.count, "group_size", group_size, 2),
+    )
+
+
+def polynomial_features(observation: Any, time: jax.Array) -> jax.Array:
+    """[o, o², t/100, (t/100)², (t/100)³, 1], o the observation's numbers clipped to [−10, 10] (Duan et al., 2016)."""
+    floats = jnp.result_type(float)
+    o = jnp.concatenate([jnp.ravel(leaf).astype(floats) for leaf in jax.tree.leaves(observation)])
+    o = jnp.clip(o, -10.0, 10.0)
+    t = jnp.asarray(time, floats) / 100.0
+    return jnp.concatenate([o, o**2, jnp.stack([t, t**2, t**3, jnp.ones_like(t)])])
+
+
+def optimal(per_coordinate: bool = False) -> Baseline:
+    """The constant of least variance: b = E[D·g] / E[D·D], or for each coordinate k, b_k = E[D_k g_k] / E[D_k²].
+
+    g = Σ_t w^t ∇ log π Ψ_t is an episode's term and D = Σ_t w^t ∇ log π; for the total return this is the classic
+    E[‖G‖² R] / E[‖G‖²]. It is estimated from all groups of episodes but the one that it is used in, so the estimate is
+    unbiased. Each episode's own gradient is computed for it, which costs more than a baseline that is known.
+    Sources: Weaver & Tao (2001); Greensmith et al. (2004); Peters & Schaal (2008).
+
+    Args:
+      per_coordinate: one constant for each coordinate of the gradient.
+    """
+    if not isinstance(per_coordinate, bool):
+        raise TypeError(f"per_coordinate must be True or False; got {per_coordinate!r}")
+    return Baseline(optimal="per_coordinate" if per_coordinate else "scalar")

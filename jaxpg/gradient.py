@@ -6,36 +6,50 @@
 code on them.
 """
 
-import functools
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxpg import _accumulate, _check, baselines, rollout, weights
+from jaxpg import _check, _groups, baselines, weights
+from jaxpg import sampling as sampling_schemes
+from jaxpg._accumulate import Terms
 from jaxpg._batching import any_member
-from jaxpg._estimate import GradientEstimate, Moments, add_statistics, finish, no_moments, variance_groups
-from jaxpg._plan import Plan, make_plan, require_max_steps, row_bytes
+from jaxpg._estimate import EpisodeGradients, GradientEstimate, finish, merge
+from jaxpg._importance import correction_for
+from jaxpg._plan import require_max_steps, row_bytes
+from jaxpg._play import Job, example_row, lay_out, play_range
 from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
 from jaxpg.envs.check import check_structure
-from jaxpg.lanes import Trajectory, float_dtype, play_step, reset_lane, strong
+from jaxpg.lanes import Player
 from jaxpg.policies.base import Policy
-from jaxpg.rollout import Queue
+from jaxpg.sampling import Sampling
 from jaxpg.weights import Weight
 
-__all__ = ["GradientEstimate", "policy_gradient"]
+__all__ = ["EpisodeGradients", "GradientEstimate", "policy_gradient"]
+
+FIRST_BATCH = 256  # Episodes that num_episodes="auto" starts with.
 
 
 def policy_gradient(
     env: Environment,
     policy: Policy,
     *,
-    num_episodes: int,
+    num_episodes: int | str,
     weight: Weight | None = None,
     baseline: Baseline | None = None,
+    entropy_coefficient: Any = None,
+    temperature: Any = None,
+    behavior: tuple[Policy, Any] | None = None,
+    importance_sampling: str = "per_decision",
+    sampling: Sampling | None = None,
+    per_episode: bool = False,
+    target_snr: Any = None,
+    target_error: Any = None,
+    max_episodes: int = 2**20,
     chunk_size: int | None = None,
     num_groups: int | None = None,
     num_lanes: int | None = None,
@@ -46,15 +60,32 @@ def policy_gradient(
     """Builds (key, params) -> GradientEstimate, the policy gradient averaged over `num_episodes` whole episodes.
 
     The function may be put under `jit`, `vmap` (over keys, params, and whatever `env`, `weight` and `baseline` hold).
-    Episode i depends on `key` and i alone; the other arguments change the estimate by rounding only, except that
-    `chunk_size` is the default group of baselines that are made of other episodes.
+    Episode i depends on `key` and i alone; the arguments from `chunk_size` on change the estimate by rounding only,
+    except that `chunk_size` is the default group of baselines that are made of other episodes.
 
     Args:
       env: needs an episode limit, `env.max_steps`.
       policy: without memory.
-      num_episodes: N.
+      num_episodes: N; or "auto": 256 episodes, then twice as many each time until a target is met or `max_episodes`
+        are played. Stopping on what was sampled biases the estimate: by less than its standard error, but not zero.
+        For an unbiased one take N from the noise scale of a first estimate by another key.
       weight: Ψ, from `jaxpg.weights`; default `reward_to_go(discount=0.99)`.
       baseline: b, from `jaxpg.baselines`; default `none()`.
+      entropy_coefficient: β ≥ 0 adds the entropy bonus β Σ_t w^t ∇H(π(· | s_t)), which takes the states as given: the
+        sum is the gradient of no objective.
+      temperature: α ≥ 0 for the soft policy gradient: that of E[Σ_t γ^t (r_t − α log π(a_t | s_t))], the
+        maximum-entropy objective (Haarnoja et al., 2017). Rewards, `objective` and baselines then include that term.
+      behavior: None, or (policy, params) of another policy μ that acts in the place of `policy`; the estimate is then
+        corrected by importance sampling.
+      importance_sampling: how (Precup et al., 2000). With ρ_t = π(a_t | s_t) / μ(a_t | s_t): "per_decision" gives the
+        reward of step t the ratios up to t (a weight that is one for the whole episode takes all of them), "trajectory"
+        gives every term of an episode the product of all, both unbiased; "self_normalized" divides that by the sum of
+        the products, with a bias of the order of 1/N. V-trace corrects itself.
+      sampling: from `jaxpg.sampling`: how the noise of actions depends between episodes; default `independent()`.
+      per_episode: return each episode's own gradient and score, too: memory 2 N × size of params.
+      target_snr, target_error: for "auto": the signal-to-noise ratio, or the standard error √(tr Σ / N) of the
+        gradient, at which to stop; the first that is met counts.
+      max_episodes: for "auto".
       chunk_size: most episodes started before their gradient is taken and their steps are dropped.
       num_groups: groups of consecutive episodes from which the variance is estimated (default 32, at most N). Their
         gradients are held at once: memory num_groups × size of params. `num_groups=num_episodes` takes every episode by
@@ -68,38 +99,56 @@ def policy_gradient(
       ValueError, TypeError: for arguments out of range, an environment without limit or of wrong structure, a policy
         that does not fit it; and, where `key` and `params` are concrete, for rewards that are not finite.
     """
-    num_episodes = _check.count("num_episodes", num_episodes)
-    if num_episodes >= 2**31:
-        raise ValueError(f"num_episodes must be below 2³¹, since episode ids are 32 bits wide; got {num_episodes}")
     weight = weights.reward_to_go(discount=0.99) if weight is None else _check.instance("weight", weight, Weight)
     baseline = baselines.none() if baseline is None else _check.instance("baseline", baseline, Baseline)
-    _check.instance("env", env, Environment)
-    _check.instance("policy", policy, Policy)
-    require_max_steps(env)
-    if policy.initial_carry is not None:
-        raise ValueError("policy has a memory (initial_carry); policy_gradient takes policies without one")
-    if baseline.peers is not None and num_episodes < 2:
-        raise ValueError(
-            f"num_episodes must be at least 2 for a baseline made of the other episodes; got {num_episodes}"
-        )
+    scheme = sampling_schemes.independent() if sampling is None else _check.instance("sampling", sampling, Sampling)
+    _check_players(env, policy, behavior)
+    size = _size(num_episodes, target_snr, target_error, max_episodes, num_groups, baseline, scheme)
+    _check_combination(weight, baseline, scheme, behavior, temperature, size)
+    if not isinstance(per_episode, bool):
+        raise TypeError(f"per_episode must be True or False; got {per_episode!r}")
     options = {
-        "chunk_size": _check.optional(_check.count, "chunk_size", chunk_size, 1 if baseline.peers is None else 2),
+        "chunk_size": _check.optional(_check.count, "chunk_size", chunk_size, 2 if baseline.of_other_episodes else 1),
         "num_lanes": _check.optional(_check.count, "num_lanes", num_lanes),
         "block_size": _check.optional(_check.count, "block_size", block_size),
         "buffer_bytes": _check.optional(_check.count, "buffer_bytes", buffer_bytes),
     }
-    num_groups = _check.optional(_check.count, "num_groups", num_groups)
     _check.optional(_check.instance, "mesh", mesh, jax.sharding.Mesh)
+    terms = Terms(
+        policy, weight, baseline, _check.optional(_check.number, "entropy_coefficient", entropy_coefficient, 0)
+    )
+    player = Player(
+        env=env,
+        policy=policy if behavior is None else behavior[0],
+        discount=weight.discount,
+        temperature=_check.optional(_check.number, "temperature", temperature, 0),
+        value=weight.value,
+        final_rows=weight.value is not None,
+    )
+    acting = None if behavior is None else behavior[1]
+    correction = None if behavior is None else correction_for(importance_sampling, weight)
     check_structure(env)
 
     def estimate(key, params):
-        row = jax.eval_shape(functools.partial(_example_row, env, policy, weight), key, params)
-        layout = _lay_out(
-            env, weight, baseline, num_episodes, num_groups, options, row_bytes(row), 1 if mesh is None else mesh.size
+        row = jax.eval_shape(
+            lambda k, p: example_row(player, acting is not None, k, p), key, params if acting is None else acting
         )
-        play = functools.partial(_play, env, policy, weight, baseline, layout, row)
-        moments = play(key, params, 0) if mesh is None else _on_devices(play, mesh, key, params)
-        return finish(moments, params, layout.group_ends)
+        layout = lay_out(
+            player, terms, size.largest, options, row_bytes(row), 1 if mesh is None else mesh.size, size.most
+        )
+        ends = size.ends(layout.peer_group_size if baseline.of_other_episodes else None)
+        job = Job(
+            player=player,
+            acting=acting,
+            terms=terms,
+            correction=correction,
+            sampling=scheme,
+            layout=layout,
+            num_groups=len(ends),
+            per_episode=size.most if per_episode else 0,
+            mesh=mesh,
+        )
+        return _whole(job, size, ends, key, params)
 
     compiled = jax.jit(estimate)
     seen = set()  # Structures of params that have been checked.
@@ -109,25 +158,175 @@ def policy_gradient(
         leaves, structure = jax.tree.flatten(params)
         form = (structure, *((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
         if form not in seen:
-            _check_policy(env, policy, params)
+            _check_policy(env, policy, params, "params", "policy")
+            if behavior is not None:
+                _check_policy(env, *behavior, "behavior's params", "behavior's policy")
             seen.add(form)
         result = compiled(key, params)
         if _check.is_concrete(result.num_nonfinite) and result.num_nonfinite > 0:
             raise ValueError(
-                f"reward: {int(result.num_nonfinite)} of {num_episodes} episodes of {env.name} have a return "
-                f"that is not finite"
+                f"reward: {int(result.num_nonfinite)} of {int(result.num_episodes)} episodes of {env.name} have a "
+                f"return that is not finite"
             )
         return result
 
     return gradient
 
 
-def _check_policy(env: Environment, policy: Policy, params: Any) -> None:
+class _Size(NamedTuple):
+    """How many episodes: `first` to begin with, then twice as many each time, up to `most`, until a target is met."""
+
+    first: int
+    most: int
+    num_groups: int | None
+    sampling_group: int | None
+    target_snr: Any
+    target_error: Any
+
+    @property
+    def largest(self) -> int:
+        """Most episodes that are played at a time."""
+        return self.first if self.most == self.first else max(self.first, self.most // 2)
+
+    def ends(self, peer_group: int | None) -> list[int]:
+        """The variance's groups of the first range."""
+        if self.sampling_group is not None:
+            return _groups.variance_groups(self.first, self.num_groups, self.sampling_group, strict=True)
+        return _groups.variance_groups(self.first, self.num_groups, peer_group)
+
+
+def _size(
+    num_episodes: Any,
+    target_snr: Any,
+    target_error: Any,
+    max_episodes: Any,
+    num_groups: Any,
+    baseline: Baseline,
+    scheme: Sampling,
+) -> _Size:
+    """The sizes, checked."""
+    num_groups = _check.optional(_check.count, "num_groups", num_groups)
+    sampling_group = scheme.group_size if scheme.group_size > 1 else None
+    targets = (target_snr, target_error)
+    if not isinstance(num_episodes, str):
+        number = _check.count("num_episodes", num_episodes)
+        if number >= 2**31:
+            raise ValueError(f"num_episodes must be below 2³¹, since episode ids are 32 bits wide; got {number}")
+        if targets != (None, None):
+            raise ValueError('target_snr and target_error belong to num_episodes="auto"; got a number of episodes')
+        if number % scheme.group_size:
+            raise ValueError(
+                f"num_episodes must be a multiple of {scheme.group_size} for {scheme.name} sampling; got {number}"
+            )
+        return _Size(number, number, num_groups, sampling_group, None, None)
+    _check.named("num_episodes", num_episodes, ("auto",))
+    if targets == (None, None):
+        raise ValueError('num_episodes="auto" needs target_snr or target_error')
+    _check.optional(_check.positive, "target_snr", target_snr)
+    _check.optional(_check.positive, "target_error", target_error)
+    most = _check.count("max_episodes", max_episodes, FIRST_BATCH)
+    if most >= 2**31:
+        raise ValueError(f"max_episodes must be below 2³¹, since episode ids are 32 bits wide; got {most}")
+    doublings = int(np.log2(most / FIRST_BATCH))
+    groups = num_groups or _groups.DEFAULT_GROUPS
+    if FIRST_BATCH % groups:
+        raise ValueError(f'num_groups must divide {FIRST_BATCH} for num_episodes="auto"; got {groups}')
+    tied = baseline.group_size if baseline.of_other_episodes else scheme.group_size
+    if tied is not None and (FIRST_BATCH // groups) % tied:
+        raise ValueError(
+            f'num_episodes="auto" takes its variance from groups that start with {FIRST_BATCH // groups} episodes; '
+            f"episodes that depend on each other must divide them, and these are {tied}: give another num_groups"
+        )
+    return _Size(FIRST_BATCH, FIRST_BATCH * 2**doublings, groups, sampling_group, target_snr, target_error)
+
+
+def _whole(job: Job, size: _Size, ends: list[int], key: jax.Array, params: Any) -> GradientEstimate:
+    """Plays range after range of episodes and gives the estimate from all of them."""
+    optimal = job.terms.baseline.optimal
+
+    def estimate(moments, sizes, number):
+        sums = _groups.group_sums(moments.sums, optimal)
+        return finish(moments, sums, params, sizes, number, job.correction == "self_normalized")
+
+    first_ends = jnp.asarray(ends, jnp.int32)
+    moments = play_range(job, key, params, 0, size.first, first_ends)
+    sizes = jnp.diff(first_ends, prepend=0)
+    if size.most == size.first:
+        return estimate(moments, sizes, size.first)
+
+    def wanting(moments, number):
+        """Whether no target is met and more episodes may be played."""
+        now = estimate(moments, sizes * (number // size.first), number)
+        met = jnp.zeros((), bool)
+        if size.target_snr is not None:
+            met |= now.snr >= size.target_snr
+        if size.target_error is not None:
+            met |= jnp.sqrt(now.trace) <= size.target_error
+        return ~met & (number < size.most)
+
+    def body(state):
+        moments, number, going, _ = state
+        # Each range doubles what there is, group by group. Under `vmap`, a member that is done plays nothing more.
+        last = jnp.where(going, 2 * number, number)
+        new = play_range(job, key, params, number, last, number + first_ends * (number // size.first))
+        moments = merge(moments, new)
+        going = going & wanting(moments, last)
+        return moments, last, going, any_member(going)
+
+    number = jnp.asarray(size.first, jnp.int32)
+    going = wanting(moments, number)
+    moments, number, _, _ = jax.lax.while_loop(
+        lambda state: state[-1], body, (moments, number, going, any_member(going))
+    )
+    return estimate(moments, sizes * (number // size.first), number)
+
+
+def _check_players(env: Any, policy: Any, behavior: Any) -> None:
+    """The environment, the policy and the one that acts in its place, by themselves."""
+    require_max_steps(_check.instance("env", env, Environment))
+    if _check.instance("policy", policy, Policy).initial_carry is not None:
+        raise ValueError("policy has a memory (initial_carry); policy_gradient takes policies without one")
+    if behavior is None:
+        return
+    if not (isinstance(behavior, tuple) and len(behavior) == 2 and isinstance(behavior[0], Policy)):
+        raise TypeError(f"behavior must be a pair (policy, params); got {type(behavior).__name__} ({behavior!r:.80})")
+    if behavior[0].initial_carry is not None:
+        raise ValueError("behavior's policy has a memory (initial_carry); policy_gradient takes policies without one")
+
+
+def _check_combination(
+    weight: Weight, baseline: Baseline, scheme: Sampling, behavior: Any, temperature: Any, size: _Size
+) -> None:
+    """What cannot be combined, and why."""
+    if baseline.of_other_episodes and size.first < 2:
+        raise ValueError(f"num_episodes must be at least 2 for a baseline made of the other episodes; got {size.first}")
+    if baseline.optimal is not None and min(size.first, size.num_groups or 2) < 2:
+        raise ValueError(
+            "num_episodes and num_groups must be at least 2 for the optimal baseline, fitted on other groups"
+        )
+    if baseline.of_other_episodes and scheme.group_size > 1:
+        raise ValueError(
+            f"baseline: the other episodes of a group are not independent of each other under {scheme.name} sampling, "
+            f"so a baseline made of them would bias the estimate; give one that is known, or the optimal one"
+        )
+    if baseline.of_other_episodes and behavior is not None:
+        raise ValueError(
+            "baseline: one made of other episodes is available where the policy itself acts, not with behavior"
+        )
+    if temperature is not None and behavior is not None:
+        raise ValueError("temperature is available where the policy itself acts, not with behavior")
+    if weight.action_value is not None and temperature is not None:
+        raise ValueError("temperature: give all_action a soft action value instead, Q(s, a) − α log π(a | s)")
+    if weight.action_value is not None and (baseline.of_other_episodes or baseline.optimal is not None):
+        raise ValueError("baseline: the sum over all actions has no sampled weight to fit a baseline to")
+
+
+def _check_policy(env: Environment, policy: Policy, params: Any, params_name: str, policy_name: str) -> None:
     """One abstract step: does the policy take these params and the environment the policy's actions?"""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = getattr(leaf, "dtype", None) or jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"params{jax.tree_util.keystr(path)} must be floating point; got dtype {dtype}")
+            raise TypeError(f"{params_name}{jax.tree_util.keystr(path)} must be floating point; got dtype {dtype}")
     structure = check_structure(env)
     try:
         action, log_prob = jax.eval_shape(
@@ -138,157 +337,8 @@ def _check_policy(env: Environment, policy: Policy, params: Any) -> None:
         )
     except Exception as error:
         raise ValueError(
-            f"params do not fit the policy, or the policy does not fit {env.name}: policy.apply(params, "
+            f"{params_name} do not fit the policy, or the policy does not fit {env.name}: policy.apply(params, "
             f"observation) failed with {type(error).__name__}: {error}"
         ) from error
     if log_prob.shape != ():
-        raise ValueError(f"policy: log_prob of one action must be a scalar; got shape {log_prob.shape}")
-
-
-class _Layout(NamedTuple):
-    """Static: the sizes, each device's range of episode ids, and the groups' sizes and ends."""
-
-    plan: Plan
-    shares: list[int]  # Device d plays the ids in [shares[d], shares[d + 1]).
-    peer_group_size: int
-    group_ends: list[int]
-
-
-def _lay_out(
-    env: Environment,
-    weight: Weight,
-    baseline: Baseline,
-    num_episodes: int,
-    num_groups: int | None,
-    options: dict,
-    bytes_per_row: int,
-    num_devices: int,
-) -> _Layout:
-    """Shares whole groups of the baseline out to the devices and sizes the buffers for the largest share."""
-    peers = baseline.peers is not None
-    sizes = functools.partial(
-        make_plan, env, bytes_per_row=bytes_per_row, final_rows=weight.value is not None, whole_groups=peers
-    )
-    group_size = 1
-    if peers:  # Without a size of its own, the group is what a device's buffer holds.
-        share = max(-(-num_episodes // num_devices), 2)
-        group_size = baseline.group_size or sizes(num_episodes=share, group_size=None, **options).chunk or 1
-    # A last group of one joins the group before it.
-    groups = max(-(-num_episodes // group_size) - (group_size > 1 and num_episodes % group_size == 1), 1)
-    shares = [groups * d // num_devices * group_size for d in range(num_devices)] + [num_episodes]
-    shares = [min(first, num_episodes) for first in shares]
-    largest = max(last - first for first, last in itertools.pairwise(shares))
-    plan = sizes(num_episodes=largest, group_size=group_size if peers else None, **options)
-    group_ends = variance_groups(num_episodes, num_groups, group_size if peers else None)
-    return _Layout(plan, shares, group_size, group_ends)
-
-
-def _play(
-    env: Environment,
-    policy: Policy,
-    weight: Weight,
-    baseline: Baseline,
-    layout: _Layout,
-    row: Any,
-    key: jax.Array,
-    params: Any,
-    device: Any,
-) -> Moments:
-    """Plays a device's share of the episodes buffer by buffer and sums their terms by group."""
-    plan, max_steps = layout.plan, require_max_steps(env)
-    shares, id_ends = jnp.asarray(layout.shares, jnp.int32), jnp.asarray(layout.group_ends, jnp.int32)
-    first, last = shares[device], shares[device + 1]
-    buffer = jax.tree.map(lambda x: jnp.zeros((plan.num_rows, plan.num_lanes, *x.shape), x.dtype), row)
-    moments = no_moments(params, len(layout.group_ends), layout.group_ends[-1] * max_steps)
-    queue = Queue.of(first, 0, plan.num_lanes)
-
-    def body(state):
-        queue, buffer, moments, _ = state
-        queue = queue._replace(num_slots=_next_slots(queue, last, plan))
-        buffer, num_rows, statistics, rest = rollout.episodes(
-            env,
-            policy,
-            params,
-            key,
-            queue,
-            buffer,
-            num_rows=plan.num_rows,
-            max_slots=plan.max_slots,
-            discount=weight.discount,
-            value=weight.value,
-            record=functools.partial(_record_row, weight),
-        )
-        group_ends = _slots_before(queue, id_ends, plan)
-        sums = _accumulate.sum_terms(
-            buffer,
-            num_rows,
-            statistics.length,
-            queue.num_slots,
-            policy,
-            params,
-            weight,
-            baseline,
-            group_ends=group_ends,
-            group_size=layout.peer_group_size,
-            max_time=max_steps,
-            block_size=plan.block_size,
-            sums=moments.sums,
-        )
-        room = num_rows.astype(moments.room.dtype) * plan.num_lanes
-        moments = add_statistics(moments._replace(sums=sums, room=moments.room + room), statistics)
-        return rest, buffer, moments, any_member((rest.num_pending > 0) | (rest.next_id < last))
-
-    state = (queue, buffer, moments, any_member(first < last))
-    return jax.lax.while_loop(lambda state: state[3], body, state)[2]
-
-
-def _example_row(env: Environment, policy: Policy, weight: Weight, key: jax.Array, params: Any) -> Trajectory:
-    lane = reset_lane(env, policy, key, jnp.zeros((), jnp.int32), weight.discount)
-    _, row = play_step(env, policy, params, lane, weight.discount)
-    if weight.value is not None:
-        row = row._replace(value=weight.value(lane.observation, lane.time))
-    return _record_row(weight, row)
-
-
-def _record_row(weight: Weight, row: Trajectory) -> Trajectory:
-    """What of a row the gradient needs."""
-    value = None if row.value is None else jnp.asarray(row.value, float_dtype())
-    return strong(row._replace(log_prob=None, carry=None, value=value))
-
-
-def _next_slots(queue: Queue, last: jax.Array, plan: Plan) -> jax.Array:
-    """How many episodes the next buffer takes on: pending ones first, then new ones."""
-    left = last - queue.next_id
-    if plan.chunk is None:
-        return jnp.minimum(queue.num_pending + left, plan.max_slots)
-    return jnp.where(left <= plan.chunk + 1, left, plan.chunk)
-
-
-def _slots_before(queue: Queue, ids: jax.Array, plan: Plan) -> jax.Array:
-    """How many slots of the queue have ids below each of `ids`; slots are in the order of their ids."""
-    pending = jnp.where(jnp.arange(plan.num_lanes) < queue.num_pending, queue.pending, jnp.iinfo(jnp.int32).max)
-    before_pending = jnp.searchsorted(pending, ids).astype(jnp.int32)
-    num_new = queue.num_slots - queue.num_pending
-    return before_pending + jnp.clip(ids - queue.next_id, 0, num_new)
-
-
-def _on_devices(play: Callable, mesh: jax.sharding.Mesh, key: jax.Array, params: Any) -> Moments:
-    """`play` on every device of the mesh, and the merged moments."""
-    names = tuple(mesh.axis_names)
-    mesh = jax.sharding.Mesh(mesh.devices, names)  # With automatic axes, whatever the given mesh has.
-
-    def on_device(key, params):
-        moments = play(key, params, jax.lax.axis_index(names))
-        total = jax.lax.psum(moments.count, names)  # N: a device may have none of the episodes.
-        share = moments.count.astype(moments.mean.dtype) / total.astype(moments.mean.dtype)
-        mean = jax.lax.psum(share * moments.mean, names)
-        squares = moments.squares + moments.count.astype(moments.mean.dtype) * (moments.mean - mean) ** 2
-        sums, steps, room, nonfinite = jax.lax.psum(
-            (moments.sums, moments.steps, moments.room, moments.nonfinite), names
-        )
-        squares, mean_return = jax.lax.psum((squares, share * moments.mean_return), names)
-        return Moments(sums, total, mean, squares, mean_return, steps, room, nonfinite)
-
-    replicated = jax.sharding.PartitionSpec()
-    # check_vma=False: differentiating with respect to params inside then does not sum over devices by itself.
-    return jax.shard_map(on_device, mesh=mesh, in_specs=replicated, out_specs=replicated, check_vma=False)(key, params)
+        raise ValueError(f"{policy_name}: log_prob of one action must be a scalar; got shape {log_prob.shape}")

@@ -17,7 +17,7 @@ from jaxpg._threefry import fold_in
 from jaxpg.envs.base import Environment
 from jaxpg.policies.base import Policy
 
-__all__ = ["EpisodeStatistics", "KeyWords", "Lanes", "Trajectory", "play_row", "play_step", "reset_lane"]
+__all__ = ["EpisodeStatistics", "KeyWords", "Lanes", "Player", "Trajectory", "play_row", "play_step", "reset_lane"]
 
 ENVIRONMENT_STREAM = np.uint32(2**32 - 1)
 
@@ -51,6 +51,30 @@ class Trajectory(NamedTuple):
     valid: jax.Array
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Player:
+    """How lanes play: the environment, the policy that acts, and what is recorded besides.
+
+    Fields:
+      env, policy: P and π.
+      discount: γ of the `discounted_returns`; None leaves them 0.
+      temperature: None, or α: the reward that is recorded and discounted is r_t − α log π(a_t | s_t).
+      draw: None: an action is `distribution.sample(key of the step)`; or (distribution, episode id, time) -> action.
+      deterministic: take the distribution's mode instead.
+      value: None, or (observation, time) -> value, recorded for every row.
+      final_rows: keep one extra row with the final observation of each truncated episode.
+    """
+
+    env: Environment
+    policy: Policy
+    discount: Any = None
+    temperature: Any = None
+    draw: Callable[[Any, jax.Array, jax.Array], Any] | None = None
+    deterministic: bool = False
+    value: Callable[[Any, jax.Array], jax.Array] | None = None
+    final_rows: bool = False
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KeyWords:
@@ -72,14 +96,16 @@ class KeyWords:
 class Lanes(NamedTuple):
     """What a lane carries from row to row; every leaf has a leading [lane] axis.
 
-    `episode` counts within the queue (`episodes`) or within the lane (`segment`). `final` marks a lane whose next row
-    only records the final observation of a truncated episode. `returns` and `discounted_returns` are the sums so far.
+    `episode` counts within the queue (`episodes`) or within the lane (`segment`); `id` is the episode's name where the
+    player draws actions by it. `final` marks a lane whose next row only records the final observation of a truncated
+    episode. `returns` and `discounted_returns` are the sums so far.
     """
 
     state: Any
     observation: Any
     carry: Any
     key: KeyWords
+    id: Any
     episode: jax.Array
     time: jax.Array
     playing: jax.Array
@@ -139,22 +165,23 @@ def environment_action(distribution: Any, action: Any) -> Any:
     return action if transform is None else transform(action)
 
 
-def reset_lane(env: Environment, policy: Policy, key: jax.Array, episode: jax.Array, discount: Any) -> Lanes:
-    """One lane at the first step of the episode that `key` names; `episode` is its number."""
-    state, observation = env.reset(fold_in(key, 0))
+def reset_lane(player: Player, key: jax.Array, episode: Any, id_: Any = None) -> Lanes:
+    """One lane at the first step of the episode that `key` names; `episode` is its number, `id_` its name."""
+    state, observation = player.env.reset(fold_in(key, 0))
     floats = float_dtype()
     return Lanes(
         state=strong(state),
         observation=strong(observation),
-        carry=strong(policy.initial_carry),
+        carry=strong(player.policy.initial_carry),
         key=KeyWords.of(key),
+        id=None if player.draw is None else id_,
         episode=jnp.asarray(episode, jnp.int32),
         time=jnp.zeros((), jnp.int32),
         playing=jnp.ones((), bool),
         final=jnp.zeros((), bool),
         returns=jnp.zeros((), floats),
         discounted_returns=jnp.zeros((), floats),
-        discount=jnp.ones((), floats) if discount is not None else None,
+        discount=jnp.ones((), floats) if player.discount is not None else None,
     )
 
 
@@ -163,14 +190,13 @@ def key_for_environment(key: jax.Array) -> jax.Array:
     return fold_in(key, ENVIRONMENT_STREAM)
 
 
-def play_step(
-    env: Environment, policy: Policy, params: Any, lane: Lanes, discount: Any, deterministic: bool = False
-) -> tuple[Lanes, Trajectory]:
+def play_step(player: Player, params: Any, lane: Lanes) -> tuple[Lanes, Trajectory]:
     """One step of one lane: a ~ π(· | s), s′, r ~ P(· | s, a). Nothing is reset here.
 
     The flags are exclusive: a step that terminates is not also truncated, and the `max_steps`-th step of an episode
     truncates it if nothing else has ended it.
     """
+    env, policy = player.env, player.policy
     key = fold_in(lane.key.key(), lane.time + 1)
     environment_key = key_for_environment(key)
     if policy.initial_carry is None:
@@ -178,10 +204,17 @@ def play_step(
     else:
         distribution, carry = policy.apply(params, lane.observation, lane.carry)
         carry = as_dtypes_of(lane.carry, carry)
-    action = distribution.mode() if deterministic else distribution.sample(key)
+    if player.deterministic:
+        action = distribution.mode()
+    else:
+        action = distribution.sample(key) if player.draw is None else player.draw(distribution, lane.id, lane.time)
+    log_prob = distribution.log_prob(action)
     state, timestep = env.step(environment_key, lane.state, environment_action(distribution, action))
 
     reward = jnp.asarray(timestep.reward).astype(float_dtype())
+    returns = lane.returns + reward
+    if player.temperature is not None:
+        reward = (reward - player.temperature * log_prob).astype(reward.dtype)
     terminated = jnp.asarray(timestep.terminated, bool)
     truncated = jnp.asarray(timestep.truncated, bool)
     if env.max_steps is not None:
@@ -191,7 +224,7 @@ def play_step(
     step = Trajectory(
         observation=lane.observation,
         action=action,
-        log_prob=distribution.log_prob(action),
+        log_prob=log_prob,
         reward=reward,
         terminated=terminated,
         truncated=truncated,
@@ -201,33 +234,24 @@ def play_step(
         time=lane.time,
         valid=lane.playing & ~lane.final,
     )
-    if discount is None:
+    if player.discount is None:
         discounted_returns, next_discount = lane.discounted_returns, None
     else:
         discounted_returns = lane.discounted_returns + lane.discount * reward
-        next_discount = (lane.discount * discount).astype(lane.discount.dtype)
+        next_discount = (lane.discount * player.discount).astype(lane.discount.dtype)
     lane = lane._replace(
         state=as_dtypes_of(lane.state, state),
         observation=as_dtypes_of(lane.observation, timestep.observation),
         carry=carry,
         time=lane.time + 1,
-        returns=lane.returns + reward,
+        returns=returns,
         discounted_returns=discounted_returns,
         discount=next_discount,
     )
     return lane, step
 
 
-def play_row(
-    env: Environment,
-    policy: Policy,
-    params: Any,
-    lanes: Lanes,
-    discount: Any,
-    value: Callable | None,
-    final_rows: bool,
-    deterministic: bool = False,
-) -> tuple[Lanes, Trajectory, jax.Array, jax.Array]:
+def play_row(player: Player, params: Any, lanes: Lanes) -> tuple[Lanes, Trajectory, jax.Array, jax.Array]:
     """One step of every lane.
 
     With `final_rows`, a lane whose episode was truncated keeps its place for one more row, which records the final
@@ -238,10 +262,10 @@ def play_row(
       new one.
     """
     before = lanes
-    lanes, row = jax.vmap(lambda lane: play_step(env, policy, params, lane, discount, deterministic))(lanes)
-    if value is not None:
-        row = row._replace(value=jax.vmap(value)(before.observation, before.time))
+    lanes, row = jax.vmap(lambda lane: play_step(player, params, lane))(lanes)
+    if player.value is not None:
+        row = row._replace(value=jax.vmap(player.value)(before.observation, before.time))
     ended = row.valid & (row.terminated | row.truncated)
-    final = ended & row.truncated if final_rows else jnp.zeros_like(ended)
+    final = ended & row.truncated if player.final_rows else jnp.zeros_like(ended)
     free = (ended & ~final) | before.final
     return lanes._replace(playing=before.playing & ~free, final=final), row, ended, free

@@ -67,15 +67,16 @@ def play_episode(
     if not isinstance(deterministic, bool):
         raise TypeError(f"deterministic must be True or False; got {deterministic!r}")
     longest = require_max_steps(check_environment(env))
+    player = lanes.Player(env=env, policy=policy, deterministic=deterministic)
 
     def step(lane, _):
-        lane, row = lanes.play_step(env, policy, params, lane, None, deterministic)
+        lane, row = lanes.play_step(player, params, lane)
         action = _environment_action(policy, params, row)
         return lane, (lane.state, lane.observation, action, lane.returns, row.terminated | row.truncated)
 
     @jax.jit
     def play(key):
-        first = lanes.reset_lane(env, policy, jax.random.fold_in(key, episode), jnp.zeros((), jnp.int32), None)
+        first = lanes.reset_lane(player, jax.random.fold_in(key, episode), 0)
         _, (states, observations, actions, returns, ended) = jax.lax.scan(step, first, length=longest)
         places = jax.tree.map(
             lambda x, rest: jnp.concatenate([x[None], rest]), (first.state, first.observation), (states, observations)

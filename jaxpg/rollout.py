@@ -23,6 +23,7 @@ from jaxpg.envs.check import check_structure
 from jaxpg.lanes import (
     EpisodeStatistics,
     Lanes,
+    Player,
     Trajectory,
     float_dtype,
     play_row,
@@ -81,8 +82,7 @@ class _Round(NamedTuple):
 
 
 def episodes(
-    env: Environment,
-    policy: Policy,
+    player: Player,
     params: Any,
     key: jax.Array,
     queue: Queue,
@@ -90,11 +90,8 @@ def episodes(
     *,
     num_rows: int,
     max_slots: int,
-    discount: Any = None,
-    value: Callable | None = None,
-    final_rows: bool | None = None,
     record: Callable[[Trajectory], Any] = lambda row: row,
-    deterministic: bool = False,
+    episode_key: Callable[[jax.Array, jax.Array], jax.Array] = fold_in,
 ) -> tuple[Any, jax.Array, EpisodeStatistics, Queue]:
     """Plays the queue's episodes packed on lanes until all are done or `num_rows` rows are full.
 
@@ -103,23 +100,17 @@ def episodes(
       buffer: pytree of [num_rows, lane, …] arrays that `record(row)` is written into (None: nothing is kept).
       num_rows: the rows that the buffer holds; without a buffer, the most rows to play.
       max_slots: static bound of `queue.num_slots`.
-      discount: for `discounted_returns`; None leaves them 0.
-      value: (observation, time) -> value, recorded for every row.
-      final_rows: keep one extra row with the final observation of each truncated episode; default: where there is a
-        `value`.
       record: what of a `Trajectory` row is kept. `episode` in it is the slot.
+      episode_key: (key, episode id) -> the episode's key.
 
     Returns:
       (buffer, rows used, statistics [max_slots], the queue with what is left). Steps of episodes whose statistics show
       length 0 belong to episodes that were not finished; they head the new queue.
     """
     num_lanes = queue.pending.shape[0]
-    final_rows = value is not None if final_rows is None else final_rows
 
     def lanes_for(slots):
-        ids = queue.ids(slots)
-        keys = jax.vmap(lambda i: fold_in(key, i))(ids)
-        return jax.vmap(lambda k, slot: reset_lane(env, policy, k, slot, discount))(keys, slots)
+        return jax.vmap(lambda slot, i: reset_lane(player, episode_key(key, i), slot, i))(slots, queue.ids(slots))
 
     def hand_out(rnd: _Round) -> _Round:
         """Gives the free lanes the next slots; initial states come from the pool, refilled when it runs out."""
@@ -145,14 +136,15 @@ def episodes(
 
     def body(rnd: _Round) -> _Round:
         rnd = jax.lax.cond(any_member(jnp.any(rnd.free)), hand_out, lambda rnd: rnd, rnd)
-        lanes, row, ended, free = play_row(env, policy, params, rnd.lanes, discount, value, final_rows, deterministic)
+        lanes, row, ended, free = play_row(player, params, rnd.lanes)
         buffer = None if rnd.buffer is None else write_row(rnd.buffer, record(row), rnd.row)
-        slots = jnp.where(ended, row.episode, max_slots)  # Out of range: dropped.
-        statistics = jax.tree.map(
-            lambda all_, new: all_.at[slots].set(new, mode="drop"),
-            rnd.episodes,
-            EpisodeStatistics(lanes.time, lanes.returns, lanes.discounted_returns),
-        )
+
+        def note(statistics: EpisodeStatistics) -> EpisodeStatistics:
+            slots = jnp.where(ended, row.episode, max_slots)  # Out of range: dropped.
+            ends = EpisodeStatistics(lanes.time, lanes.returns, lanes.discounted_returns)
+            return jax.tree.map(lambda all_, new: all_.at[slots].set(new, mode="drop"), statistics, ends)
+
+        statistics = jax.lax.cond(any_member(jnp.any(ended)), note, lambda statistics: statistics, rnd.episodes)
         left = jnp.any(lanes.playing) | (rnd.next_slot < queue.num_slots)
         return rnd._replace(
             lanes=lanes,
@@ -234,11 +226,8 @@ def collect(
     num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
     num_rows = worst_rows(num_episodes, num_lanes, longest)
 
-    def example(params):
-        lane = reset_lane(env, policy, jax.random.key(0), jnp.zeros((), jnp.int32), discount)
-        return strong(play_step(env, policy, params, lane, discount)[1])
-
-    row = jax.eval_shape(example, params)
+    player = Player(env=env, policy=policy, discount=discount, final_rows=final_rows)
+    row = jax.eval_shape(lambda params: strong(play_step(player, params, reset_lane(player, key, 0))[1]), params)
     num_bytes = num_rows * num_lanes * row_bytes(row)
     if num_bytes > MOST_BYTES:
         raise ValueError(
@@ -246,16 +235,8 @@ def collect(
             f"most {MOST_BYTES:,} are. Take fewer; policy_gradient needs no more memory for more episodes"
         )
     buffer = jax.tree.map(lambda x: jnp.zeros((num_rows, num_lanes, *x.shape), x.dtype), row)
+    queue = Queue.of(0, num_episodes, num_lanes)
     trajectory, _, statistics, _ = episodes(
-        env,
-        policy,
-        params,
-        key,
-        Queue.of(0, num_episodes, num_lanes),
-        buffer,
-        num_rows=num_rows,
-        max_slots=num_episodes,
-        discount=discount,
-        final_rows=final_rows,
+        player, params, key, queue, buffer, num_rows=num_rows, max_slots=num_episodes
     )
     return trajectory, statistics

@@ -14,7 +14,7 @@ from jaxpg import _check
 from jaxpg._batching import any_member
 from jaxpg._threefry import fold_in
 from jaxpg.envs.base import Environment
-from jaxpg.lanes import EpisodeStatistics, KeyWords, Lanes, Trajectory, play_row, reset_lane, select
+from jaxpg.lanes import EpisodeStatistics, KeyWords, Lanes, Player, Trajectory, play_row, reset_lane, select
 from jaxpg.policies.base import Policy
 
 __all__ = ["Segment", "SegmentState", "segment", "start_segments"]
@@ -54,9 +54,9 @@ class Segment(NamedTuple):
     statistics: EpisodeStatistics
 
 
-def _fresh(env: Environment, policy: Policy, keys: KeyWords, episode: jax.Array) -> Lanes:
+def _fresh(player: Player, keys: KeyWords, episode: jax.Array) -> Lanes:
     def lane(key, episode):
-        return reset_lane(env, policy, fold_in(key.key(), episode), episode, None)
+        return reset_lane(player, fold_in(key.key(), episode), episode)
 
     return jax.vmap(lane)(keys, episode)
 
@@ -67,10 +67,11 @@ def start_segments(env: Environment, policy: Policy, key: Any, num_lanes: int) -
     key = _check.key("key", key)
     keys = jax.vmap(lambda lane: KeyWords.of(fold_in(key, lane)))(jnp.arange(num_lanes, dtype=jnp.uint32))
     first = jnp.zeros(num_lanes, jnp.int32)
+    player = Player(env=env, policy=policy)
     return SegmentState(
-        lanes=_fresh(env, policy, keys, first),
+        lanes=_fresh(player, keys, first),
         key=keys,
-        spare=_fresh(env, policy, keys, first + 1),
+        spare=_fresh(player, keys, first + 1),
         spent=jnp.zeros(num_lanes, bool),
     )
 
@@ -91,16 +92,17 @@ def segment(
       final_rows: spend one row on the final observation of a truncated episode; without it nothing can bootstrap there.
     """
     num_steps = _check.count("num_steps", num_steps)
+    player = Player(env=env, policy=policy, value=value, final_rows=final_rows)
 
     def hand_out(free, state: SegmentState) -> SegmentState:
         def refill():
-            return _fresh(env, policy, state.key, state.lanes.episode + 1), jnp.zeros_like(state.spent)
+            return _fresh(player, state.key, state.lanes.episode + 1), jnp.zeros_like(state.spent)
 
         spare, spent = jax.lax.cond(any_member(jnp.any(free & state.spent)), refill, lambda: (state.spare, state.spent))
         return state._replace(lanes=select(free, spare, state.lanes), spare=spare, spent=spent | free)
 
     def body(state: SegmentState, _):
-        lanes, row, ended, free = play_row(env, policy, params, state.lanes, None, value, final_rows)
+        lanes, row, ended, free = play_row(player, params, state.lanes)
         statistics = EpisodeStatistics(lanes.time, lanes.returns, lanes.discounted_returns)
         state = state._replace(lanes=lanes)
         state = jax.lax.cond(any_member(jnp.any(free)), hand_out, lambda _, state: state, free, state)

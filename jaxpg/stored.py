@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg import _accumulate, _check, baselines, weights
-from jaxpg._estimate import GradientEstimate, add_statistics, finish, no_moments, variance_groups
+from jaxpg import _accumulate, _check, _groups, baselines, weights
+from jaxpg._accumulate import Terms
+from jaxpg._estimate import GradientEstimate, finish, no_moments, returns_of
+from jaxpg._importance import correction_for, importance_ratios
 from jaxpg._plan import default
 from jaxpg.baselines import Baseline
 from jaxpg.lanes import EpisodeStatistics, Trajectory, float_dtype
@@ -25,6 +27,9 @@ def gradient_from(
     baseline: Baseline | None = None,
     probabilities: Any = None,
     *,
+    entropy_coefficient: Any = None,
+    importance_sampling: str | None = None,
+    per_episode: bool = False,
     num_episodes: int | None = None,
     num_groups: int | None = None,
     block_size: int | None = None,
@@ -36,11 +41,15 @@ def gradient_from(
     Args:
       trajectory: whole episodes as [step, lane] arrays, back to back in the lanes in any arrangement. `episode` holds
         ids 0 … N − 1. A truncated episode is followed by a row that is not `valid` and holds its final observation, if
-        the weight has a value function. `log_prob`, `value` and `carry` are not looked at.
-      policy, params: π_θ. They should be those that acted: nothing corrects for another policy here.
+        the weight has a value function. `value` and `carry` are not looked at.
+      policy, params: π_θ. They should be those that acted, unless `importance_sampling` is given.
       weight, baseline: as in `policy_gradient`; all episodes are in memory, so the default group of a baseline made of
         other episodes is all N.
       probabilities: [N] p_i: the estimate is Σ_i p_i g_i, and its variances are NaN. None: p_i = 1/N.
+      entropy_coefficient, per_episode: as in `policy_gradient`. (For the soft policy gradient subtract α log π from the
+        stored rewards.)
+      importance_sampling: None: the episodes are the policy's own. Else they are another policy's, whose
+        log μ(a_t | s_t) is `trajectory.log_prob`, and are corrected as in `policy_gradient`.
       num_episodes: N; needed where `trajectory` is traced and no probabilities are given.
       num_groups, block_size: as in `policy_gradient`.
     Raises:
@@ -63,12 +72,16 @@ def gradient_from(
     if policy.initial_carry is not None:
         raise ValueError("policy has a memory (initial_carry); gradient_from takes policies without one")
     floats = float_dtype()
+    off_policy = importance_sampling is not None
+    correction = None if importance_sampling is None else correction_for(importance_sampling, weight)
+    if off_policy and baseline.of_other_episodes:
+        raise ValueError("baseline: one made of other episodes is not available with importance_sampling")
     trajectory = trajectory._replace(
         reward=jnp.asarray(trajectory.reward, floats),
         terminated=jnp.asarray(trajectory.terminated, bool),
         truncated=jnp.asarray(trajectory.truncated, bool) & ~jnp.asarray(trajectory.terminated, bool),
         valid=jnp.asarray(trajectory.valid, bool),
-        log_prob=None,
+        log_prob=jnp.asarray(trajectory.log_prob, floats) if off_policy else None,
         carry=None,
         value=None
         if weight.value is None
@@ -77,30 +90,83 @@ def gradient_from(
     statistics = _episode_statistics(trajectory, num_episodes, weight.discount)
     if _check.is_concrete(statistics.length):
         _check_whole(trajectory, statistics, weight)
-    peer_group_size = (baseline.group_size or num_episodes) if baseline.peers is not None else None
-    ends = variance_groups(num_episodes, num_groups, peer_group_size)
-    moments = no_moments(params, len(ends), shape[0] * shape[1])
-    sums = _accumulate.sum_terms(
+    if off_policy and _check.is_concrete(trajectory.log_prob):
+        _check_log_prob(trajectory)
+    terms = Terms(
+        policy, weight, baseline, _check.optional(_check.number, "entropy_coefficient", entropy_coefficient, 0)
+    )
+    num_rows = jnp.asarray(shape[0], jnp.int32)
+    ratios = None
+    if off_policy:
+        ratios = importance_ratios(
+            trajectory,
+            num_rows,
+            statistics.length,
+            statistics.discounted_returns,
+            policy,
+            params,
+            discount=weight.discount,
+            correction=correction,
+        )
+    peer_group_size = (baseline.group_size or num_episodes) if baseline.of_other_episodes else None
+    block_size = min(block_size, shape[0] * shape[1])
+    steps = _accumulate.weighed_steps(
         trajectory,
-        jnp.asarray(shape[0], jnp.int32),
+        num_rows,
         statistics.length,
         jnp.asarray(num_episodes, jnp.int32),
-        policy,
-        params,
-        weight,
-        baseline,
-        group_ends=jnp.asarray(ends, jnp.int32),
+        terms,
+        ratios,
         group_size=peer_group_size or 1,
         max_time=shape[0],
-        block_size=min(block_size, shape[0] * shape[1]),
-        sums=moments.sums,
+        block_size=block_size,
         episode_weights=None if probabilities is None else jnp.asarray(probabilities, floats),
     )
-    room = jnp.asarray(shape[0] * shape[1], floats)
-    estimate = finish(add_statistics(moments._replace(sums=sums, room=room), statistics), params, ends)
+    ends = _groups.variance_groups(num_episodes, num_groups, peer_group_size)
+    slots = jnp.arange(num_episodes, dtype=jnp.int32)
+    group_ends = jnp.asarray(ends, jnp.int32)
+    group = jnp.searchsorted(group_ends, slots, side="right").astype(jnp.int32)
+    kept = _groups.empty_episodes(params, num_episodes) if per_episode else None
+    empty = no_moments(
+        _groups.empty_sums(params, len(ends), baseline.optimal), len(ends), shape[0] * shape[1], off_policy, kept
+    )
+    sums, episodes = _groups.accumulate(
+        steps,
+        terms,
+        params,
+        jnp.asarray(num_episodes, jnp.int32),
+        slots,
+        group,
+        group_ends=group_ends,
+        block_size=block_size,
+        sums=empty.sums,
+        episodes=kept,
+    )
+    if episodes is not None:
+        episodes = episodes._replace(discounted_return=statistics.discounted_returns)
+    moments = returns_of(statistics, group, ratios, empty, jnp.asarray(shape[0] * shape[1], floats))
+    moments = moments._replace(sums=sums, episodes=episodes)
+    sums = _groups.group_sums(sums, baseline.optimal)
+    sizes = jnp.diff(group_ends, prepend=0)
+    self_normalized = correction == "self_normalized"
     if probabilities is None:
-        return estimate
-    return _with_probabilities(estimate, sums, jnp.asarray(probabilities, floats), statistics)
+        return finish(moments, sums, params, sizes, num_episodes, self_normalized)
+    probabilities = jnp.asarray(probabilities, floats)
+    if ratios is not None:
+        statistics = statistics._replace(discounted_returns=ratios.returns)
+        if self_normalized:
+            raise ValueError("probabilities: the self-normalised estimate is no sum over single episodes")
+    estimate = finish(moments, sums, params, sizes, num_episodes)
+    return _with_probabilities(estimate, sums, probabilities, statistics)
+
+
+def _check_log_prob(trajectory: Trajectory) -> None:
+    played = np.asarray(trajectory.log_prob)[np.asarray(trajectory.valid)]
+    if not np.isfinite(played).all():
+        raise ValueError(
+            "trajectory.log_prob must be finite for importance_sampling: log μ(a_t | s_t) of the policy that acted, of "
+            "an action that it can take"
+        )
 
 
 def _check_whole(trajectory: Trajectory, statistics: EpisodeStatistics, weight: Weight) -> None:
@@ -176,4 +242,5 @@ def _with_probabilities(
         snr=nan,
         noise_scale=nan,
         trace=nan,
+        effective_sample_size=nan,
     )

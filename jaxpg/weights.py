@@ -7,7 +7,7 @@ Every weight here is one backward linear recursion that restarts where an episod
 given by its `increment` x and its `decay` c. Reward-to-go is x = r, c = γ; generalized advantages are x = δ, c = γλ;
 the TD residual is x = δ, c = 0; an n-step advantage is the recursion of the TD residuals less the same recursion n
 steps on, A_t = δ_t + γ A_{t+1} − γⁿ δ_{t+n}; the total return is the reward-to-go of the first step, given to every
-step.
+step. V-trace reads its weight from the recursion one step later.
 
 The estimate of ∇J is the mean over episodes of Σ_t w^t ∇ log π(a_t | s_t) (Ψ_t − b_t). For a weight that looks forward
 from t the factor is w = γ: J discounts the reward of step t by γ^t, and without the factor the sum is not the gradient
@@ -16,18 +16,20 @@ The total return holds its discounts already: w = 1.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from jaxpg import _check
+from jaxpg.returns import backward_recursion, discounted_returns, generalized_advantages
 
 __all__ = [
     "StepValues",
     "Weight",
+    "all_action",
     "discounted_returns",
     "gae",
     "generalized_advantages",
@@ -35,14 +37,16 @@ __all__ = [
     "reward_to_go",
     "td_residual",
     "total_return",
+    "trajectory_weights",
+    "v_trace",
 ]
 
 
 class StepValues(NamedTuple):
-    """What a weight may look at, arrays of one shape: r_t, V(s_t), V(s_{t+1}), and how the step ended.
+    """What a weight may look at, arrays of one shape: r_t, V(s_t), V(s_{t+1}), how the step ended, and ρ_t.
 
     `next_value` is the value of the observation that the step led to, before any reset. Without a value function
-    `value` and `next_value` are None.
+    `value` and `next_value` are None. `ratio` is ρ_t = π(a_t | s_t) / μ(a_t | s_t), 1 where the policy itself acts.
     """
 
     reward: jax.Array
@@ -50,6 +54,7 @@ class StepValues(NamedTuple):
     next_value: Any
     terminated: jax.Array
     truncated: jax.Array
+    ratio: Any = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,12 @@ class Weight:
       whole_episode: give every step of an episode the recursion's first value.
       lookahead: None, or n: subtract γⁿ x_{t+n} of the same episode from the increment, so that the recursion sums n
         steps.
+      direct, carry: None; or u and k as functions of StepValues, where the weight is not the recursion R_t itself but
+        read from the one of the next step: Ψ_t = u_t + k_t R_{t+1}, R behind an episode's last step = 0.
+      corrected: the functions use `ratio` themselves, so nothing else corrects the weight for another acting policy.
+      action_value: None; or (observation, time, action) -> Q: the estimate sums over all actions, Σ_a ∇π(a | s_t) Q
+        (see `all_action`), and the recursion is not used.
+      quadrature_points: nodes for each continuous component of an action in that sum.
     """
 
     increment: Callable[[StepValues], jax.Array]
@@ -74,6 +85,11 @@ class Weight:
     value: Callable[[Any, jax.Array], jax.Array] | None = None
     whole_episode: bool = False
     lookahead: int | None = None
+    direct: Callable[[StepValues], jax.Array] | None = None
+    carry: Callable[[StepValues], jax.Array] | None = None
+    corrected: bool = False
+    action_value: Callable[[Any, jax.Array, Any], jax.Array] | None = None
+    quadrature_points: int = 8
 
 
 def total_return(discount: Any = 0.99) -> Weight:
@@ -156,35 +172,122 @@ def n_step(discount: Any = 0.99, n: int = 5, value: Any = None, discount_states:
     )
 
 
-def value_function(argument: str, value: Any) -> Callable[[Any, jax.Array], jax.Array]:
-    """`value` as a function of (observation, time); one of the observation alone is accepted."""
-    import inspect
+def v_trace(
+    discount: Any = 0.99,
+    lambda_: Any = 1.0,
+    value: Any = None,
+    *,
+    clip_rho: Any = 1.0,
+    clip_c: Any = 1.0,
+    discount_states: bool = True,
+) -> Weight:
+    """V-trace's policy-gradient weight: Ψ_t = ρ̄_t (r_t + γ v_{t+1} − V(s_t)) (Espeholt et al., 2018).
 
-    if value is None:
-        raise TypeError(
-            f"{argument} must be a function observation -> value (or (observation, time) -> value); got None"
-        )
-    _check.callable_(argument, value, "observation -> value (or (observation, time) -> value)")
+    v_t = V(s_t) + A_t with A_t = ρ̄_t δ_t + γ c_t A_{t+1}, ρ̄_t = min(clip_rho, ρ_t), c_t = λ min(clip_c, ρ_t) and ρ_t =
+    π/μ for episodes of another policy μ (`behavior`). Clipped, it leads to the value of a policy between μ and π; the
+    states are those that μ visits in any case. On-policy with λ = 1 it is GAE with λ = 1.
+
+    Args:
+      discount, lambda_: γ and λ in [0, 1].
+      value: V, a function of an observation, or of (observation, time).
+      clip_rho, clip_c: the bounds ρ̄ and c̄, positive.
+      discount_states: keep the factor γ^t before ∇ log π(a_t | s_t).
+    """
+    discount, lambda_ = _check.unit("discount", discount), _check.unit("lambda_", lambda_)
+    clip_rho, clip_c = _check.positive("clip_rho", clip_rho), _check.positive("clip_c", clip_c)
+    td_error = _td_error(discount)
+
+    def clipped_error(step: StepValues) -> jax.Array:
+        return jnp.minimum(clip_rho, step.ratio) * td_error(step)
+
+    return Weight(
+        increment=clipped_error,
+        decay=lambda step: discount * lambda_ * jnp.minimum(clip_c, step.ratio) * jnp.ones_like(step.reward),
+        direct=clipped_error,
+        carry=lambda step: discount * jnp.minimum(clip_rho, step.ratio) * jnp.ones_like(step.reward),
+        corrected=True,
+        discount=discount,
+        state_discount=_state_discount(discount, discount_states),
+        value=value_function("value", value),
+    )
+
+
+def all_action(
+    discount: Any = 0.99, action_value: Any = None, discount_states: bool = True, quadrature_points: int = 8
+) -> Weight:
+    """The sum over all actions in the place of the one that was taken: Σ_a ∇π(a | s_t) Q(s_t, a).
+
+    Finitely many actions are enumerated; a normal's expectation is taken by Gauss–Hermite quadrature, exact where Q is
+    a polynomial of degree below 2·quadrature_points − 2. The actions' own noise is gone; the bias is that of Q. A
+    baseline of the state changes nothing but rounding. Source: Asadi et al. (2017); Ciosek & Whiteson (2018).
+
+    Args:
+      discount: γ in [0, 1].
+      action_value: Q, a function (observation, action) -> value or (observation, time, action) -> value.
+      discount_states: keep the factor γ^t.
+      quadrature_points: nodes for each continuous component of an action.
+    """
+    discount = _check.unit("discount", discount)
+    return Weight(
+        increment=lambda step: jnp.zeros_like(step.reward),
+        decay=lambda step: jnp.zeros_like(step.reward),
+        discount=discount,
+        state_discount=_state_discount(discount, discount_states),
+        action_value=_action_value_function(action_value),
+        quadrature_points=_check.count("quadrature_points", quadrature_points),
+    )
+
+
+def value_function(argument: str, value: Any, scalar: bool = True) -> Callable[[Any, jax.Array], jax.Array]:
+    """`value` as a function of (observation, time); one of the observation alone is accepted.
+
+    Args:
+      scalar: whether its result must be a scalar, else a vector.
+    """
+    what = "observation -> value (or (observation, time) -> value)"
+    required = _required_arguments(argument, value, what, (1, 2))
+
+    def function(observation: Any, time: jax.Array) -> jax.Array:
+        result = value(observation, time) if required == 2 else value(observation)
+        return _scalar(argument, result) if scalar else _vector(argument, result)
+
+    return function
+
+
+def _action_value_function(value: Any) -> Callable[[Any, jax.Array, Any], jax.Array]:
+    what = "(observation, action) -> value (or (observation, time, action) -> value)"
+    required = _required_arguments("action_value", value, what, (2, 3))
+    if required == 3:
+        return lambda observation, time, action: _scalar("action_value", value(observation, time, action))
+    return lambda observation, time, action: _scalar("action_value", value(observation, action))
+
+
+def _required_arguments(argument: str, function: Any, what: str, accepted: tuple[int, int]) -> int:
+    """How many arguments a user's function wants, one of the `accepted`; the smaller where that cannot be told."""
+    if function is None:
+        raise TypeError(f"{argument} must be a function {what}; got None")
+    _check.callable_(argument, function, what)
     try:
-        parameters = inspect.signature(value).parameters.values()
+        parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # Some built-in callables have no signature.
-        return lambda observation, time: _scalar(argument, value(observation))
-    required = [
-        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
-    ]
-    if len(required) == 2:
-        return lambda observation, time: _scalar(argument, value(observation, time))
-    if len(required) != 1 and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        raise TypeError(
-            f"{argument} must be a function observation -> value (or (observation, time) -> value); got a "
-            f"function of {len(required)} required arguments"
-        )
-    return lambda observation, time: _scalar(argument, value(observation))
+        return accepted[0]
+    required = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters)
+    if required in accepted:
+        return required
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return accepted[0]
+    raise TypeError(f"{argument} must be a function {what}; got a function of {required} required arguments")
 
 
 def _scalar(argument: str, result: Any) -> Any:
     if jnp.shape(result) != ():
         raise ValueError(f"{argument} must give a scalar for one observation; got shape {jnp.shape(result)}")
+    return result
+
+
+def _vector(argument: str, result: Any) -> Any:
+    if jnp.ndim(result) != 1:
+        raise ValueError(f"{argument} must give a vector for one observation; got shape {jnp.shape(result)}")
     return result
 
 
@@ -201,75 +304,14 @@ def _td_error(discount: Any) -> Callable[[StepValues], jax.Array]:
     return td_error
 
 
-def discounted_returns(rewards: jax.Array, discounts: jax.Array) -> jax.Array:
-    """Discounted returns: G_t = r_t + d_t G_{t+1}, with G behind the last step = 0.
-
-    Args:
-      rewards: floats, time-major [T, ...].
-      discounts: d_t, of the same shape, or a scalar; 0 at the last step of an episode.
-    Returns:
-      Returns, shaped like `rewards`.
-    Source: Sutton & Barto (2018), equation 3.9.
-    """
-    rewards = _time_major("rewards", rewards)
-    discounts = jnp.broadcast_to(discounts, rewards.shape) if jnp.ndim(discounts) == 0 else jnp.asarray(discounts)
-    _same_shape(rewards=rewards, discounts=discounts)
-    return backward_recursion(rewards, discounts.astype(rewards.dtype))
-
-
-def generalized_advantages(
-    rewards: jax.Array,
-    values: jax.Array,
-    next_values: jax.Array,
-    terminated: jax.Array,
-    truncated: jax.Array,
-    discount: Any,
-    lambda_: Any,
-) -> jax.Array:
-    """Generalized advantage estimates: A_t = δ_t + γλ (1 − ended_t) A_{t+1}.
-
-    δ_t = r_t + γ (1 − terminated_t) V(s_{t+1}) − V(s_t). `next_values[t]` is the value of the observation that step t
-    led to, before any reset: a truncated step still bootstraps from it, a terminated one does not, and neither passes
-    an advantage back from the episode after it.
-
-    Args:
-      rewards, values, next_values: floats, time-major [T, ...].
-      terminated, truncated: booleans of the same shape.
-      discount, lambda_: γ and λ, scalars in [0, 1].
-    Returns:
-      Advantages, shaped like `rewards`.
-    Source: Schulman et al. (2016), equation 16.
-    """
-    discount, lambda_ = _check.unit("discount", discount), _check.unit("lambda_", lambda_)
-    rewards = _time_major("rewards", rewards)
-    values, next_values = jnp.asarray(values, rewards.dtype), jnp.asarray(next_values, rewards.dtype)
-    terminated, truncated = _flags("terminated", terminated), _flags("truncated", truncated)
-    _same_shape(rewards=rewards, values=values, next_values=next_values, terminated=terminated, truncated=truncated)
-    step = StepValues(rewards, values, next_values, terminated, truncated)
-    deltas = _td_error(discount)(step)
-    return backward_recursion(deltas, jnp.where(terminated | truncated, 0.0, discount * lambda_).astype(deltas.dtype))
-
-
-def backward_recursion(increments: jax.Array, decays: jax.Array) -> jax.Array:
-    """Ψ_t = x_t + c_t Ψ_{t+1} along the first axis, with Ψ behind the last step = 0."""
-    chex.assert_equal_shape([increments, decays])
-
-    def backward(weight, step):
-        increment, decay = step
-        weight = increment + decay * weight
-        return weight, weight
-
-    _, weights = jax.lax.scan(backward, jnp.zeros_like(increments[0]), (increments, decays), reverse=True)
-    return weights
-
-
 def trajectory_weights(trajectory: Any, weight: Weight, last_value: Any = None) -> jax.Array:
     """Ψ_t for the rows of a `Trajectory`, [step, lane], for a weight that looks forward from each step.
 
     Rows that are not valid and steps of unfinished episodes hold what the recursion passes through them; with
     `last_value`, [lane], the values of the observations behind the last row, unfinished episodes bootstrap from these.
     """
-    if weight.whole_episode or weight.lookahead is not None:
+    plain = (weight.lookahead, weight.direct, weight.action_value) == (None, None, None) and not weight.whole_episode
+    if not plain:
         raise ValueError("weight must be a plain recursion (reward_to_go, gae, td_residual)")
     next_value = None
     if weight.value is not None:
@@ -279,30 +321,3 @@ def trajectory_weights(trajectory: Any, weight: Weight, last_value: Any = None) 
     ended = trajectory.terminated | trajectory.truncated
     increments = jnp.where(trajectory.valid, weight.increment(steps), 0.0)  # What other rows hold is not looked at.
     return backward_recursion(increments, jnp.where(ended, 0.0, weight.decay(steps)).astype(increments.dtype))
-
-
-def _time_major(argument: str, array: Any) -> jax.Array:
-    array = jnp.asarray(array)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        array = array.astype(jnp.result_type(float))
-    if array.ndim == 0:
-        raise ValueError(f"{argument} must be time-major [T] or [T, ...]; got a scalar")
-    if array.shape[0] == 0:
-        raise ValueError(f"{argument} must hold at least one step; got shape {array.shape}")
-    return array
-
-
-def _flags(argument: str, array: Any) -> jax.Array:
-    array = jnp.asarray(array)
-    if array.dtype != jnp.bool_:
-        raise TypeError(f"{argument} must be boolean; got dtype {array.dtype}")
-    return array
-
-
-def _same_shape(**arrays: jax.Array) -> None:
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(
-            f"{', '.join(shapes)} must have one shape; got "
-            f"{', '.join(f'{name} {shape}' for name, shape in shapes.items())}"
-        )

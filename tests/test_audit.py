@@ -10,7 +10,7 @@ import pytest
 from auditing import audit, problems, sample
 
 import jaxpg
-from jaxpg import _accumulate, baselines, lanes, rollout, weights
+from jaxpg import _weigh, baselines, lanes, rollout, weights
 
 PROBLEMS = problems()
 DISCOUNT = PROBLEMS[0].mdp.discount
@@ -155,7 +155,7 @@ def test_rejects_one_key_for_action_and_environment(monkeypatch):
 
 
 def test_rejects_a_leak_across_episode_ends(monkeypatch):
-    monkeypatch.setattr(_accumulate, "recursion", lambda x, c, ended, following: x + c * following)
+    monkeypatch.setattr(_weigh, "recursion", lambda x, c, ended, following: x + c * following)
     # One lane, so that episodes lie behind each other.
     assert not judge("reward_to_go", "none", num_lanes=1).passed
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxpg
-from jaxpg import rollout, segments
+from jaxpg import lanes, rollout, segments
 from jaxpg.envs import Box, Discrete, Environment, Timestep
 
 
@@ -151,13 +151,11 @@ def test_unfinished_episodes_are_played_again_whole(key):
     full, _ = rollout.collect(env, policy, params, key, num_episodes=40, num_lanes=4)
     reference = steps_by_name(full)
     example = jax.tree.map(lambda x: jnp.zeros((12, *x.shape[1:]), x.dtype), full)
-    queue = rollout.Queue.of(0, 0, 4)
+    queue, player = rollout.Queue.of(0, 0, 4), lanes.Player(env=env, policy=policy, final_rows=True)
     found, rounds, left = {}, 0, 40
     while left:
         queue = queue._replace(num_slots=queue.num_pending + 40 - queue.next_id)
-        buffer, _, statistics, rest = rollout.episodes(
-            env, policy, params, key, queue, example, num_rows=12, max_slots=40, final_rows=True
-        )
+        buffer, _, statistics, rest = rollout.episodes(player, params, key, queue, example, num_rows=12, max_slots=40)
         slots = jnp.arange(40)
         done = {int(s): int(queue.ids(s)) for s in slots[statistics.length > 0]}
         for (slot, time), step in steps_by_name(buffer).items():

@@ -9,6 +9,7 @@ from jaxpg import _check, rollout
 from jaxpg._plan import default, require_max_steps
 from jaxpg.envs.base import Environment
 from jaxpg.envs.check import check_structure
+from jaxpg.lanes import Player
 from jaxpg.policies.base import Policy
 
 __all__ = ["Evaluation", "evaluate"]
@@ -59,9 +60,8 @@ def evaluate(
 def _play(env, policy, num_episodes, num_lanes, longest, deterministic, key, params):
     queue = rollout.Queue.of(0, num_episodes, num_lanes)
     most_rows = min(num_episodes * longest, jnp.iinfo(jnp.int32).max)
-    _, _, statistics, _ = rollout.episodes(
-        env, policy, params, key, queue, None, num_rows=most_rows, max_slots=num_episodes, deterministic=deterministic
-    )
+    player = Player(env=env, policy=policy, deterministic=deterministic)
+    _, _, statistics, _ = rollout.episodes(player, params, key, queue, None, num_rows=most_rows, max_slots=num_episodes)
     return Evaluation(statistics.returns, statistics.length)
 
 

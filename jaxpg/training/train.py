@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxpg import _check
 from jaxpg.algorithms.types import Algorithm
+from jaxpg.training.interrupt import interruptible
 from jaxpg.training.progress import Progress
 
 __all__ = ["TrainResult", "train"]
@@ -58,8 +59,8 @@ def train(
 ) -> TrainResult:
     """Runs `algorithm` until it has taken `num_env_steps` environment steps.
 
-    The budget is met by the fewest whole updates that reach it. Ctrl-C ends the run after the last finished block and
-    returns what there is.
+    The budget is met by the fewest whole updates that reach it. Ctrl-C ends the run after the block that is being
+    computed, a second one at once, and what there is is returned.
 
     Args:
       algorithm: from `jaxpg.reinforce` and the like.
@@ -85,9 +86,12 @@ def train(
     blocks: list[dict[str, np.ndarray]] = []
     taken, limit, stopped = 0, 1, "budget"
     start = time.perf_counter()
-    with Progress(algorithm, num_env_steps, progress) as bar:
+    with interruptible() as interrupt, Progress(algorithm, num_env_steps, progress) as bar:
         try:
             while taken < num_env_steps:
+                if interrupt.requested:
+                    stopped = "interrupted"
+                    break
                 before = time.perf_counter()
                 left = min(num_env_steps - taken, 2**31 - 1)
                 after, metrics, count = _block(algorithm)(state, jnp.int32(left), jnp.int32(limit))
@@ -100,9 +104,7 @@ def train(
                 if stopped != "budget":
                     break
                 seconds = time.perf_counter() - before
-                if (
-                    target_return is not None
-                ):  # Blocks as long on every machine, so that a run stops at the same update.
+                if target_return is not None:  # Blocks as long on every machine: a run stops at the same update.
                     limit = min(2 * limit, 8)
                     continue
                 limit = int(np.clip(limit * BLOCK_SECONDS / max(seconds, 1e-3), 1, min(2 * limit, MAX_BLOCK)))

@@ -2,12 +2,14 @@
 
 Each takes leading batch axes. The last axes of an action are its own: `log_prob`, `entropy` and `kl_divergence` sum
 over them. `to_environment(action)` gives what to pass to `Environment.step` for an action drawn; only where a
-distribution is bounded is that not the action itself.
+distribution is bounded is that not the action itself. All but `Beta` also map uniform numbers to an action by the
+inverse of their cumulative distribution, `from_uniforms(uniforms)` for `num_uniforms()` floats in (0, 1), which
+antithetic and quasi-Monte Carlo sampling need.
 """
 
 from jaxpg.policies.distributions.continuous import Beta, DiagonalNormal, TanhNormal
 from jaxpg.policies.distributions.discrete import Bernoulli, Categorical, MultiDiscrete
-from jaxpg.policies.distributions.joint import Joint, is_distribution, to_environment
+from jaxpg.policies.distributions.joint import Joint, is_distribution, num_uniforms, to_environment
 
 __all__ = [
     "Bernoulli",
@@ -18,5 +20,6 @@ __all__ = [
     "MultiDiscrete",
     "TanhNormal",
     "is_distribution",
+    "num_uniforms",
     "to_environment",
 ]

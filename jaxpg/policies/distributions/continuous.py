@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxpg import _check
 from jaxpg.policies.distributions._log_cosh import expected_log_two_cosh
+from jaxpg.policies.distributions._uniforms import as_draws
 
 __all__ = ["Beta", "DiagonalNormal", "TanhNormal"]
 
@@ -46,6 +47,18 @@ class DiagonalNormal:
     def sample(self, key: jax.Array) -> jax.Array:
         """mean + exp(log_std) ε, ε standard normal: floats shaped like `mean`."""
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, jnp.shape(self.mean), self.mean.dtype)
+
+    def num_uniforms(self) -> int:
+        """How many uniforms `from_uniforms` takes: one for each component."""
+        return math.prod(jnp.shape(self.mean))
+
+    def from_uniforms(self, uniforms: jax.Array) -> jax.Array:
+        """mean + exp(log_std) Φ⁻¹(u), for Φ the standard normal's cumulative distribution: floats shaped like `mean`.
+
+        Uniforms u and 1 − u give actions mirrored in the mean.
+        """
+        noise = jax.scipy.special.ndtri(as_draws(uniforms, jnp.shape(self.mean)))
+        return self.mean + jnp.exp(self.log_std) * noise.astype(self.mean.dtype)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Σ −z²/2 − log_std − log(2π)/2, z = (action − mean)/exp(log_std): floats [...]."""
@@ -101,6 +114,14 @@ class TanhNormal:
     def sample(self, key: jax.Array) -> jax.Array:
         """A draw of u: floats shaped like `mean`."""
         return self._normal().sample(key)
+
+    def num_uniforms(self) -> int:
+        """How many uniforms `from_uniforms` takes: one for each component."""
+        return self._normal().num_uniforms()
+
+    def from_uniforms(self, uniforms: jax.Array) -> jax.Array:
+        """u = mean + exp(log_std) Φ⁻¹(uniform), as in `DiagonalNormal`: floats shaped like `mean`."""
+        return self._normal().from_uniforms(uniforms)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """The log density at the squashed action: log N(u) − Σ log((high − low)/2) + log(1 − tanh²(u)): floats [...].
@@ -162,6 +183,21 @@ class Beta:
         shape, dtype = jnp.shape(self.alpha), self.alpha.dtype
         return jax.random.loggamma(alpha_key, self.alpha, shape, dtype) - jax.random.loggamma(
             beta_key, self.beta, shape, dtype
+        )
+
+    def num_uniforms(self) -> int:
+        """How many uniforms an inverse cumulative distribution takes: one for each component."""
+        return math.prod(jnp.shape(self.alpha))
+
+    def from_uniforms(self, uniforms: jax.Array) -> jax.Array:
+        """Not offered: JAX has no inverse of the regularised incomplete beta function.
+
+        Raises:
+          TypeError: always.
+        """
+        raise TypeError(
+            "Beta has no from_uniforms: JAX has no inverse of the incomplete beta function. Antithetic and quasi-Monte "
+            "Carlo sampling accept DiagonalNormal and TanhNormal among the continuous distributions"
         )
 
     def log_prob(self, action: jax.Array) -> jax.Array:

@@ -1,11 +1,13 @@
 """Distributions over finitely many actions: categorical (with a mask), Bernoulli, multi-discrete."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
 from jaxpg import _threefry
+from jaxpg.policies.distributions._uniforms import as_draws
 
 __all__ = ["Bernoulli", "Categorical", "MultiDiscrete"]
 
@@ -39,6 +41,11 @@ class Categorical:
         mask = mask | ~jnp.any(mask, axis=-1, keepdims=True)
         return jnp.where(mask, logits, -jnp.inf)
 
+    def _weights(self) -> jax.Array:
+        """Probabilities up to a factor; the largest is 1."""
+        logits = self._masked_logits()
+        return jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+
     def log_probs(self) -> jax.Array:
         """log π(a) of every action: floats [..., n]."""
         return jax.nn.log_softmax(self._masked_logits(), axis=-1)
@@ -51,10 +58,17 @@ class Categorical:
         takes the first action of positive weight at u = 0. A float32 uniform has 23 bits: probabilities come out within
         2⁻²³ ≈ 1.2e-7.
         """
-        logits = self._masked_logits()
-        weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+        weights = self._weights()
         uniform = _threefry.uniform(key, weights.shape[:-1], weights.dtype)
         return _inverse_cumulative(weights, uniform)
+
+    def num_uniforms(self) -> int:
+        """How many uniforms `from_uniforms` takes: 1."""
+        return math.prod(jnp.shape(self.logits)[:-1])
+
+    def from_uniforms(self, uniforms: jax.Array) -> jax.Array:
+        """The inverse of the cumulative distribution at the uniform, as in `sample`: [1] floats to an int32 scalar."""
+        return _inverse_cumulative(self._weights(), as_draws(uniforms, jnp.shape(self.logits)[:-1]))
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """log π(action): floats [...]. A select, since the transpose of a gather is a scatter."""
@@ -149,6 +163,14 @@ class MultiDiscrete:
         """A draw, one uniform number for each entry: int32 [..., len(nvec)]."""
         return self._entries().sample(key)
 
+    def num_uniforms(self) -> int:
+        """How many uniforms `from_uniforms` takes: one for each entry."""
+        return self._entries().num_uniforms()
+
+    def from_uniforms(self, uniforms: jax.Array) -> jax.Array:
+        """Each entry's inverse of the cumulative distribution: floats to int32, both [len(nvec)]."""
+        return self._entries().from_uniforms(uniforms)
+
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Σ_k log π_k(action_k): floats [...]."""
         return jnp.sum(self._entries().log_prob(action), axis=-1)
@@ -190,6 +212,14 @@ class Bernoulli:
         """A draw, one uniform number for each switch: booleans shaped like `logits`."""
         uniform = jax.random.uniform(key, self.logits.shape, self.logits.dtype)
         return uniform < jax.nn.sigmoid(self.logits)
+
+    def num_uniforms(self) -> int:
+        """How many uniforms `from_uniforms` takes: one for each switch."""
+        return math.prod(self.logits.shape)
+
+    def from_uniforms(self, uniforms: jax.Array) -> jax.Array:
+        """On where the uniform is below sigmoid(logits), as in `sample`: booleans shaped like `logits`."""
+        return as_draws(uniforms, self.logits.shape) < jax.nn.sigmoid(self.logits)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Σ log π(action): floats [...]. log sigmoid(x) = −softplus(−x), and log (1 − sigmoid(x)) = −softplus(x)."""

@@ -6,8 +6,9 @@ import operator
 from typing import Any
 
 import jax
+import numpy as np
 
-__all__ = ["Joint", "is_distribution", "to_environment"]
+__all__ = ["Joint", "is_distribution", "num_uniforms", "to_environment"]
 
 
 def is_distribution(value: Any) -> bool:
@@ -23,6 +24,20 @@ def to_environment(distribution: Any, action: Any) -> Any:
     """
     transform = getattr(distribution, "to_environment", None)
     return action if transform is None else transform(action)
+
+
+def num_uniforms(distribution: Any) -> int:
+    """How many uniforms `distribution.from_uniforms` takes.
+
+    Raises:
+      TypeError: where the distribution has no such method.
+    """
+    if not all(callable(getattr(distribution, name, None)) for name in ("num_uniforms", "from_uniforms")):
+        raise TypeError(
+            f"{type(distribution).__name__} cannot be drawn from given uniforms: it needs the methods num_uniforms() "
+            "and from_uniforms(uniforms) -> action, as jaxpg's Categorical and DiagonalNormal have them"
+        )
+    return distribution.num_uniforms()
 
 
 @jax.tree_util.register_dataclass
@@ -47,6 +62,18 @@ class Joint:
         leaves, structure = self._leaves()
         keys = [jax.random.fold_in(key, index) for index in range(len(leaves))]
         return structure.unflatten([leaf.sample(key) for leaf, key in zip(leaves, keys, strict=True)])
+
+    def num_uniforms(self) -> int:
+        """How many uniforms `from_uniforms` takes: the leaves' numbers, summed."""
+        return sum(num_uniforms(leaf) for leaf in self._leaves()[0])
+
+    def from_uniforms(self, uniforms: jax.Array) -> Any:
+        """Each leaf from its own part of `uniforms` [num_uniforms()], in the order of the leaves."""
+        leaves, structure = self._leaves()
+        stops = np.cumsum([num_uniforms(leaf) for leaf in leaves])
+        # What is left over goes to the last leaf, which refuses a wrong number.
+        parts = [uniforms[start:stop] for start, stop in zip([0, *stops], [*stops[:-1], None])]
+        return structure.unflatten([leaf.from_uniforms(part) for leaf, part in zip(leaves, parts, strict=True)])
 
     def log_prob(self, action: Any) -> jax.Array:
         """The sum of the leaves' log probabilities: floats [...]."""
