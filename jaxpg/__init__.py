@@ -3,7 +3,8 @@
     ∇J(θ)  =  E_{τ ~ π_θ} [ Σ_t ∇_θ log π_θ(a_t | s_t) · ( Ψ_t(τ) − b_t ) ]
 
 Each symbol has its module: `envs` (s, a, r, P), `policies` (π_θ), `rollout` (τ), `weights` (Ψ), `baselines` (b),
-`gradient` (the expectation), `algorithms` (θ ← θ + …), `exact` (the truth), `training` (runs).
+`gradient` (the expectation), `algorithms` (θ ← θ + …), `exact` (the truth), `training` (runs). Around it: `sampling`
+(the noise of τ), `dice` (∇²J and beyond), `natural` (F⁻¹∇J), `compare` and `batch_size` (which estimator, how many τ).
 """
 
 import importlib
@@ -12,11 +13,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from jaxpg import algorithms, baselines, envs, exact, plot, policies, render, rollout, segments, training, weights
+    from jaxpg import (
+        algorithms,
+        baselines,
+        batch_size,
+        comparison,
+        dice,
+        envs,
+        exact,
+        natural,
+        plot,
+        policies,
+        render,
+        rollout,
+        sampling,
+        segments,
+        training,
+        weights,
+    )
     from jaxpg.algorithms.reinforce import reinforce
     from jaxpg.algorithms.types import Algorithm
+    from jaxpg.comparison import compare
     from jaxpg.envs import Box, Discrete, Environment, MultiDiscrete, Timestep, make
     from jaxpg.gradient import GradientEstimate, policy_gradient
+    from jaxpg.natural import natural_gradient
     from jaxpg.policies import Critic, Policy
     from jaxpg.stored import gradient_from
     from jaxpg.training.devices import use_cpu_cores
@@ -35,9 +55,11 @@ _HOMES = {
     "Policy": "jaxpg.policies",
     "Timestep": "jaxpg.envs",
     "TrainResult": "jaxpg.training.train",
+    "compare": "jaxpg.comparison",
     "evaluate": "jaxpg.training.evaluate",
     "gradient_from": "jaxpg.stored",
     "make": "jaxpg.envs",
+    "natural_gradient": "jaxpg.natural",
     "policy_gradient": "jaxpg.gradient",
     "reinforce": "jaxpg.algorithms.reinforce",
     "train": "jaxpg.training.train",
@@ -46,12 +68,17 @@ _HOMES = {
 _MODULES = (
     "algorithms",
     "baselines",
+    "batch_size",
+    "comparison",
+    "dice",
     "envs",
     "exact",
+    "natural",
     "plot",
     "policies",
     "render",
     "rollout",
+    "sampling",
     "segments",
     "training",
     "weights",
@@ -70,17 +97,24 @@ __all__ = [
     "TrainResult",
     "algorithms",
     "baselines",
+    "batch_size",
+    "compare",
+    "comparison",
+    "dice",
     "envs",
     "evaluate",
     "exact",
     "gradient_from",
     "make",
+    "natural",
+    "natural_gradient",
     "plot",
     "policies",
     "policy_gradient",
     "reinforce",
     "render",
     "rollout",
+    "sampling",
     "segments",
     "train",
     "training",

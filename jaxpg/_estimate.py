@@ -84,8 +84,8 @@ class Moments(NamedTuple):
       sums: sums over the groups, from `jaxpg._groups`.
       count: episodes. mean, squares: of the discounted returns x, and Σ (x − mean)².
       mean_return: of the undiscounted ones.
-      weights, weighted_returns: [group] Σ_i w_i and Σ_i w_i x_i for the importance weights w_i; weight_squares: Σ_i w_i².
-        None where the policy itself acts.
+      weights, weighted_returns: [group] Σ_i w_i and Σ_i w_i x_i for the importance weights w_i; weight_squares: the sum
+        Σ_i w_i². None where the policy itself acts.
       steps, room: played steps, and those that the lanes had room for.
       nonfinite: episodes whose return is not finite.
       episodes: `EpisodeGradients` or None.

@@ -219,7 +219,8 @@ def _size(
                 f"num_episodes must be a multiple of {scheme.group_size} for {scheme.name} sampling; got {number}"
             )
         return _Size(number, number, num_groups, sampling_group, None, None)
-    _check.named("num_episodes", num_episodes, ("auto",))
+    if num_episodes != "auto":
+        raise TypeError(f'num_episodes must be an integer of at least 1, or "auto"; got {num_episodes!r}')
     if targets == (None, None):
         raise ValueError('num_episodes="auto" needs target_snr or target_error')
     _check.optional(_check.positive, "target_snr", target_snr)

@@ -62,7 +62,7 @@ def gradient_from(
     shape = jnp.shape(trajectory.reward)
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"trajectory must hold [step, lane] arrays with at least one step; reward has shape {shape}")
-    num_episodes = _number_of_episodes(trajectory, probabilities, num_episodes)
+    num_episodes = number_of_episodes(trajectory, probabilities, num_episodes)
     if baseline.peers is not None and num_episodes < 2:
         raise ValueError(
             f"num_episodes must be at least 2 for a baseline made of the other episodes; got {num_episodes}"
@@ -81,15 +81,17 @@ def gradient_from(
         terminated=jnp.asarray(trajectory.terminated, bool),
         truncated=jnp.asarray(trajectory.truncated, bool) & ~jnp.asarray(trajectory.terminated, bool),
         valid=jnp.asarray(trajectory.valid, bool),
+        episode=jnp.asarray(trajectory.episode, jnp.int32),
+        time=jnp.asarray(trajectory.time, jnp.int32),
         log_prob=jnp.asarray(trajectory.log_prob, floats) if off_policy else None,
         carry=None,
         value=None
         if weight.value is None
         else jax.vmap(jax.vmap(weight.value))(trajectory.observation, trajectory.time).astype(floats),
     )
-    statistics = _episode_statistics(trajectory, num_episodes, weight.discount)
+    statistics = episode_statistics(trajectory, num_episodes, weight.discount)
     if _check.is_concrete(statistics.length):
-        _check_whole(trajectory, statistics, weight)
+        check_whole(trajectory, statistics, weight)
     if off_policy and _check.is_concrete(trajectory.log_prob):
         _check_log_prob(trajectory)
     terms = Terms(
@@ -169,7 +171,7 @@ def _check_log_prob(trajectory: Trajectory) -> None:
         )
 
 
-def _check_whole(trajectory: Trajectory, statistics: EpisodeStatistics, weight: Weight) -> None:
+def check_whole(trajectory: Trajectory, statistics: EpisodeStatistics, weight: Weight) -> None:
     """Each episode 0 … N − 1 with all its steps and its end, and its final observation where it is needed."""
     valid, episode = np.asarray(trajectory.valid), np.asarray(trajectory.episode)
     length = np.asarray(statistics.length)
@@ -192,7 +194,7 @@ def _check_whole(trajectory: Trajectory, statistics: EpisodeStatistics, weight: 
         )
 
 
-def _number_of_episodes(trajectory: Trajectory, probabilities: Any, num_episodes: Any) -> int:
+def number_of_episodes(trajectory: Trajectory, probabilities: Any, num_episodes: Any) -> int:
     if num_episodes is not None:
         num_episodes = _check.count("num_episodes", num_episodes)
     if probabilities is not None:
@@ -201,13 +203,13 @@ def _number_of_episodes(trajectory: Trajectory, probabilities: Any, num_episodes
             raise ValueError(f"probabilities must have shape [N] with N = num_episodes = {num_episodes}; got {shape}")
         return shape[0]
     if num_episodes is None:
-        if not _check.is_concrete(trajectory.episode):
+        if not (_check.is_concrete(trajectory.episode) and _check.is_concrete(trajectory.valid)):
             raise ValueError("num_episodes is required where the trajectory is traced")
-        num_episodes = int(jnp.max(jnp.where(trajectory.valid, trajectory.episode, 0))) + 1
+        num_episodes = int(np.max(np.where(np.asarray(trajectory.valid), np.asarray(trajectory.episode), 0))) + 1
     return num_episodes
 
 
-def _episode_statistics(trajectory: Trajectory, num_episodes: int, discount: Any) -> EpisodeStatistics:
+def episode_statistics(trajectory: Trajectory, num_episodes: int, discount: Any) -> EpisodeStatistics:
     """Lengths and returns of the stored episodes, [N]."""
     ended = trajectory.valid & (trajectory.terminated | trajectory.truncated)
     floats = trajectory.reward.dtype

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from auditing import audit, problems, sample
+from auditing import audit, audit_of_row, problems, sample, sample_row
+from estimators import ESTIMATORS
 
 import jaxpg
 from jaxpg import _weigh, baselines, lanes, rollout, weights
@@ -67,23 +68,52 @@ def judge(weight, baseline, num_episodes=4, against_truth=False, seed=1, **optio
     return audit(found, means, [c for _, c in moments])
 
 
-FAST = {("total_return", "leave_one_out"), ("reward_to_go", "leave_one_out"), ("gae", "none"), ("n_step", "value"),
-        ("td_residual", "constant"), ("reward_to_go, undiscounted states", "time")}  # fmt: skip
+# --- Every estimator of the table -------------------------------------------------------------------------------------
+
+FAST = (
+    "total return, optimal constant",
+    "reward-to-go, leave-one-out",
+    "off-policy, per decision",
+    "V-trace, off-policy",
+)
 
 
 @pytest.mark.parametrize(
-    ("weight", "baseline"),
-    [pytest.param(w, b, marks=() if (w, b) in FAST else pytest.mark.slow) for w in WEIGHTS for b in BASELINES],
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in ESTIMATORS]
 )
-def test_mean_is_the_exact_mean(weight, baseline, record_property):
-    verdict = judge(weight, baseline)
+def test_mean_is_the_exact_mean(name, record_property):
+    verdict = audit_of_row(ESTIMATORS[name])
     record_property("detectable relative bias", verdict.detectable)
     print(
-        f"{weight} × {baseline}: uniformity p = {verdict.uniformity:.3f}, smallest p × K = {verdict.smallest:.3f}, "
+        f"{name}: uniformity p = {verdict.uniformity:.3f}, smallest p × K = {verdict.smallest:.3f}, "
         f"detectable relative bias {verdict.detectable:.1%}"
     )
+    assert len(verdict.p_values) >= 100
     assert verdict.passed, verdict
     assert verdict.detectable < 0.1
+
+
+@pytest.mark.parametrize("scheme", [pytest.param("antithetic"), pytest.param("quasi", marks=pytest.mark.slow)])
+def test_dependent_episodes_have_the_same_mean(scheme):
+    sampling = {"antithetic": jaxpg.sampling.antithetic(), "quasi": jaxpg.sampling.quasi_monte_carlo(4)}[scheme]
+    assert audit_of_row(ESTIMATORS["reward-to-go, value function"], sampling=sampling).passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["reward-to-go", "total return, leave-one-out", "GAE, λ = 0.7, wrong values"])
+def test_sampled_covariance_is_the_exact_one(name):
+    """Each diagonal entry within what its kurtosis allows, over all MDPs and coordinates together."""
+    from scipy import stats
+
+    found, _, covariance = sample_row(ESTIMATORS[name])
+    exact_variance = np.diagonal(covariance, axis1=1, axis2=2)
+    centred = found - found.mean(1, keepdims=True)
+    variance, fourth = (centred**2).mean(1), (centred**4).mean(1)
+    error = np.sqrt((fourth - variance**2) / found.shape[1])
+    kept = exact_variance > 1e-9
+    z = ((variance - exact_variance) / np.where(kept, error, 1.0))[kept]
+    assert stats.kstest(z, "norm").pvalue > 1e-4 and np.abs(z).max() < stats.norm.isf(1e-4 / z.size)
+    assert np.abs((variance[kept] / exact_variance[kept]).mean() - 1) < 0.01
 
 
 @pytest.mark.parametrize("baseline", BASELINES)

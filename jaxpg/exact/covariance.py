@@ -31,15 +31,22 @@ def estimate_moments(
     baseline: Baseline | None,
     num_episodes: int,
     behavior: tuple[Any, Any] | None,
+    entropy_coefficient: Any = None,
+    temperature: Any = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Mean [P] and covariance [P, P] of the average over `num_episodes` episodes; see `FiniteMDP.covariance`."""
     num_episodes = _check.count("num_episodes", num_episodes)
+    if temperature is not None and behavior is not None:
+        raise ValueError("temperature is available where the policy itself acts, not with behavior")
+    mdp = evaluation.soft(mdp, policy, params, temperature)
     baseline = _check_baseline(baseline)
     psi = evaluation.scores(mdp, policy, params)
     if isinstance(weight, Recursion):
         estimator = weight
     else:
         estimator = recursion(mdp, policy, params, weight, baseline, behavior)
+    if entropy_coefficient is not None:
+        estimator = _with_entropy(mdp, policy, params, estimator, entropy_coefficient)
     if mdp.horizon is None and estimator.whole_episode and mdp.terminal is None:
         raise ValueError(
             "total_return needs episodes that end: give the MDP a horizon or terminal states, or use reward_to_go"
@@ -73,21 +80,50 @@ def recursion(
         )
     if weight.whole_episode and weight.lookahead is not None:
         raise ValueError("weight has both whole_episode and lookahead; its exact moments are not available")
+    if baseline is not None and (baseline.features is not None or baseline.optimal is not None):
+        raise ValueError(
+            "the exact moments of a baseline that is fitted to the other episodes are not available; a constant's are: "
+            "jaxpg.exact.optimal_baseline gives the best one"
+        )
     pi = evaluation.probabilities(mdp, policy, params)
     acting, ratio = pi, None
     if behavior is not None:
         acting = evaluation.probabilities(mdp, *behavior)
         ratio = _ratio(pi, acting)
     table = baseline_table(mdp, None if baseline is None else baseline.function)
-    corrected = None if ratio is None or weight.whole_episode else ratio
+    corrected = None if weight.whole_episode or weight.corrected else ratio
+    term = None if weight.action_value is None else _all_action_term(mdp, policy, params, pi, weight)
     return Recursion(
-        coefficients=_coefficients(mdp, weight, corrected),
+        coefficients=_coefficients(mdp, weight, corrected, ratio),
         baseline=table,
         acting=acting,
         lags=weight.lookahead,
         whole_episode=weight.whole_episode,
         episode_ratio=ratio if weight.whole_episode else None,
+        state_term=term,
     )
+
+
+def _all_action_term(mdp: Any, policy: Any, params: Any, pi: jax.Array, weight: Weight) -> jax.Array:
+    """h_t(s) = Σ_a ∇π(a | s) Q(s, t, a), [H, S, P]; without a horizon Q is called with time 0."""
+    psi = evaluation.scores(mdp, policy, params)
+    states, actions = jnp.arange(mdp.num_states), jnp.arange(mdp.num_actions)
+
+    def values(time: jax.Array) -> jax.Array:
+        table = jax.vmap(lambda s: jax.vmap(lambda a: jnp.asarray(weight.action_value(s, time, a)))(actions))(states)  # type: ignore
+        return table.astype(mdp.transition.dtype)
+
+    times = jnp.arange(1 if mdp.horizon is None else mdp.horizon)
+    return jnp.einsum("sa,sap,tsa->tsp", pi, psi, jax.vmap(values)(times))
+
+
+def _with_entropy(mdp: Any, policy: Any, params: Any, estimator: Recursion, coefficient: Any) -> Recursion:
+    """The estimator with β ∇H(π(· | s_t)) added at every step."""
+    if estimator.whole_episode:
+        raise ValueError("entropy_coefficient: the exact moments are not available for a weight of the whole episode")
+    slopes = coefficient * evaluation.entropy_slopes(mdp, policy, params)[None]
+    term = slopes if estimator.state_term is None else estimator.state_term + slopes
+    return dataclasses.replace(estimator, state_term=term)
 
 
 def baseline_table(mdp: Any, function: Callable[[Any, jax.Array], jax.Array] | None) -> jax.Array:
@@ -99,29 +135,35 @@ def baseline_table(mdp: Any, function: Callable[[Any, jax.Array], jax.Array] | N
     return jax.vmap(lambda time: _state_values(mdp, function, time))(times)[..., None].astype(dtype)
 
 
-def _coefficients(mdp: Any, weight: Weight, ratio: jax.Array | None) -> Coefficients:
-    """A weight's coefficients, with each step's increment, decay and score discount times its importance ratio."""
+def _coefficients(mdp: Any, weight: Weight, corrected: jax.Array | None, known: jax.Array | None) -> Coefficients:
+    """A weight's coefficients: increment, decay and score discount times the ratio to be `corrected` by.
+
+    Args:
+      known: the ratio that the weight's own functions may use.
+    """
     shape, dtype, horizon = mdp.transition.shape, mdp.transition.dtype, mdp.horizon
-    ratio = jnp.ones((1, 1, 1), dtype) if ratio is None else ratio[..., None]
+    ratio = jnp.ones((1, 1, 1), dtype) if corrected is None else corrected[..., None]
+    seen = jnp.broadcast_to(jnp.ones((), dtype) if known is None else known[..., None], shape)
     reward = jnp.broadcast_to(evaluation.transition_reward(mdp), shape)
     ended = jnp.broadcast_to(jnp.zeros((), bool) if mdp.terminal is None else mdp.terminal, shape)
 
-    def one(time: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def one(time: jax.Array) -> list[jax.Array]:
         value = next_value = None
         if weight.value is not None:
             value = jnp.broadcast_to(_state_values(mdp, weight.value, time)[:, None, None], shape)
             later = time if horizon is None else time + 1
             next_value = jnp.broadcast_to(_state_values(mdp, weight.value, later), shape)
         terminated = ended if horizon is None else ended | (time == horizon - 1)
-        step = StepValues(reward, value, next_value, terminated, jnp.zeros(shape, bool))
-        increment, decay = jnp.asarray(weight.increment(step), dtype), jnp.asarray(weight.decay(step), dtype)
-        return ratio * jnp.broadcast_to(increment, shape), ratio * jnp.broadcast_to(decay, shape)
+        step = StepValues(reward, value, next_value, terminated, jnp.zeros(shape, bool), seen)
+        functions = (weight.increment, weight.decay, weight.direct or weight.increment, weight.carry or weight.decay)
+        return [ratio * jnp.broadcast_to(jnp.asarray(f(step), dtype), shape) for f in functions]
 
     # Without a value function time enters by the last step alone: two rows are enough.
     num_rows = 1 if horizon is None else horizon if weight.value is not None else min(2, horizon)
-    increment, decay = jax.vmap(one)(jnp.arange(num_rows) + (0 if horizon is None else horizon - num_rows))
+    rows = jax.vmap(one)(jnp.arange(num_rows) + (0 if horizon is None else horizon - num_rows))
+    increment, decay, direct, carry = rows
     score_discount = ratio * jnp.asarray(weight.state_discount, dtype)
-    return Coefficients(increment, decay, increment, decay, score_discount[None], ratio[None])
+    return Coefficients(increment, decay, direct, carry, score_discount[None], ratio[None])
 
 
 def _state_values(mdp: Any, function: Callable[[Any, jax.Array], jax.Array], time: jax.Array) -> jax.Array:

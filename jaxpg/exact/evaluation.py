@@ -3,6 +3,7 @@
 Every function takes `pi`, the table π(a | s) of shape [S, A], so it is differentiable in it and in the MDP's arrays.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -64,6 +65,28 @@ def scores(mdp: Any, policy: Any, params: Any) -> jax.Array:
     jacobian = jax.jacrev(lambda theta: log_probabilities(mdp, policy, unravel(theta)))(flat)
     possible = jnp.isfinite(log_probabilities(mdp, policy, params))[..., None]
     return jnp.where(possible, jacobian, 0.0).astype(mdp.transition.dtype)
+
+
+def entropy_slopes(mdp: Any, policy: Any, params: Any) -> jax.Array:
+    """∇_θ H(π_θ(· | s)), [S, P]."""
+    flat, unravel = ravel_pytree(params)
+
+    def entropies(theta: jax.Array) -> jax.Array:
+        log_pi = log_probabilities(mdp, policy, unravel(theta))
+        return -jnp.sum(jnp.where(jnp.isfinite(log_pi), jnp.exp(log_pi) * log_pi, 0.0), -1)
+
+    return jax.jacrev(entropies)(flat).astype(mdp.transition.dtype)
+
+
+def soft(mdp: Any, policy: Any, params: Any, temperature: Any) -> Any:
+    """The MDP whose reward is r − α log π(a | s), for the temperature α; the MDP itself for None."""
+    if temperature is None:
+        return mdp
+    temperature = _check.number("temperature", temperature, 0.0)
+    log_pi = log_probabilities(mdp, policy, params)
+    bonus = -temperature * jnp.where(jnp.isfinite(log_pi), log_pi, 0.0)  # Never taken where the probability is 0.
+    bonus = bonus if mdp.reward.ndim == 2 else bonus[:, :, None]
+    return dataclasses.replace(mdp, reward=(mdp.reward + bonus).astype(mdp.reward.dtype))
 
 
 def survival(mdp: Any) -> jax.Array:

@@ -5,12 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxpg import _check
 from jaxpg.envs.base import Environment
-from jaxpg.exact import covariance, environment, evaluation, gradients, planning
+from jaxpg.exact import checks, covariance, environment, evaluation, gradients, planning
 from jaxpg.exact.precision import precise
 
 __all__ = ["FiniteMDP"]
@@ -54,13 +53,13 @@ class FiniteMDP:
     def __post_init__(self) -> None:
         dtype = jnp.result_type(float)
         for name in ("transition", "reward", "initial"):
-            object.__setattr__(self, name, _float_array(name, getattr(self, name), dtype))
+            object.__setattr__(self, name, checks.float_array(name, getattr(self, name), dtype))
         object.__setattr__(self, "discount", jnp.asarray(_check.unit("discount", self.discount), dtype))
         object.__setattr__(self, "horizon", _check.optional(_check.count, "horizon", self.horizon))
         if self.terminal is not None:
-            object.__setattr__(self, "terminal", _boolean_array("terminal", self.terminal))
-        _check_shapes(self)
-        _check_values(self)
+            object.__setattr__(self, "terminal", checks.boolean_array("terminal", self.terminal))
+        checks.check_shapes(self)
+        checks.check_values(self)
 
     @property
     def num_states(self) -> int:
@@ -90,19 +89,28 @@ class FiniteMDP:
         return environment.make(self, max_steps=max_steps, geometric_stopping=geometric_stopping)
 
     @precise
-    def objective(self, policy: Any, params: Any) -> jax.Array:
-        """J(θ) = E[Σ_t γ^t r_t], a scalar."""
-        return evaluation.objective(self, evaluation.probabilities(self, policy, params))
+    def objective(self, policy: Any, params: Any, *, temperature: Any = None) -> jax.Array:
+        """J(θ) = E[Σ_t γ^t r_t], a scalar; with a temperature α, E[Σ_t γ^t (r_t − α log π(a_t | s_t))]."""
+        pi = evaluation.probabilities(self, policy, params)
+        return evaluation.objective(evaluation.soft(self, policy, params, temperature), pi)
 
     @precise
-    def values(self, policy: Any, params: Any) -> jax.Array:
-        """V_t(s) = E[Σ_{k≥t} γ^{k−t} r_k | s_t = s]: [H, S], or [S] without a horizon. Zero at terminal states."""
-        return evaluation.values(self, evaluation.probabilities(self, policy, params))
+    def values(self, policy: Any, params: Any, *, temperature: Any = None) -> jax.Array:
+        """V_t(s) = E[Σ_{k≥t} γ^{k−t} r_k | s_t = s]: [H, S], or [S] without a horizon. Zero at terminal states.
+
+        With a temperature α the reward is r − α log π(a | s), as in `objective`.
+        """
+        pi = evaluation.probabilities(self, policy, params)
+        return evaluation.values(evaluation.soft(self, policy, params, temperature), pi)
 
     @precise
-    def action_values(self, policy: Any, params: Any) -> jax.Array:
-        """Q_t(s, a) = E[Σ_{k≥t} γ^{k−t} r_k | s_t = s, a_t = a]: [H, S, A], or [S, A] without a horizon."""
-        return evaluation.action_values(self, evaluation.probabilities(self, policy, params))
+    def action_values(self, policy: Any, params: Any, *, temperature: Any = None) -> jax.Array:
+        """Q_t(s, a) = E[Σ_{k≥t} γ^{k−t} r_k | s_t = s, a_t = a]: [H, S, A], or [S, A] without a horizon.
+
+        With a temperature α the reward, also that of step t, is r − α log π(a | s), as in `objective`.
+        """
+        pi = evaluation.probabilities(self, policy, params)
+        return evaluation.action_values(evaluation.soft(self, policy, params, temperature), pi)
 
     @precise
     def state_distribution(self, policy: Any, params: Any, *, discounted: bool = False) -> jax.Array:
@@ -114,20 +122,20 @@ class FiniteMDP:
         return evaluation.state_distribution(self, evaluation.probabilities(self, policy, params), discounted)
 
     @precise
-    def policy_gradient(self, policy: Any, params: Any, *, method: str = "autodiff") -> Any:
-        """∇J(θ), a pytree like `params`.
+    def policy_gradient(self, policy: Any, params: Any, *, method: str = "autodiff", temperature: Any = None) -> Any:
+        """∇J(θ), a pytree like `params`; with a temperature, of the soft objective.
 
         Args:
           method: "autodiff" through the recursion or linear solve for J; "occupancy", the policy gradient theorem
             Σ_t γ^t d_t(s) π(a | s) ∇log π(a | s) Q_t(s, a); or "enumeration", E[R Σ_t ∇log π(a_t | s_t)] over every
             trajectory, for tiny horizons. The three agree.
         """
-        return gradients.policy_gradient(self, policy, params, method)
+        return gradients.policy_gradient(self, policy, params, method, temperature)
 
     @precise
-    def hessian(self, policy: Any, params: Any) -> jax.Array:
-        """∇²J(θ), [P, P]."""
-        return gradients.hessian(self, policy, params)
+    def hessian(self, policy: Any, params: Any, *, temperature: Any = None) -> jax.Array:
+        """∇²J(θ), [P, P]; with a temperature, of the soft objective."""
+        return gradients.hessian(self, policy, params, temperature)
 
     @precise
     def fisher(self, policy: Any, params: Any, *, discounted: bool = False) -> jax.Array:
@@ -157,9 +165,13 @@ class FiniteMDP:
         baseline: Any = None,
         num_episodes: int = 1,
         behavior: tuple[Any, Any] | None = None,
+        entropy_coefficient: Any = None,
+        temperature: Any = None,
     ) -> Any:
         """E[ĝ] of an estimate, a pytree like `params`; arguments as in `covariance`."""
-        mean, _ = covariance.estimate_moments(self, policy, params, weight, baseline, num_episodes, behavior)
+        mean, _ = covariance.estimate_moments(
+            self, policy, params, weight, baseline, num_episodes, behavior, entropy_coefficient, temperature
+        )
         return ravel_pytree(params)[1](mean)
 
     @precise
@@ -172,10 +184,21 @@ class FiniteMDP:
         baseline: Any = None,
         num_episodes: int = 1,
         behavior: tuple[Any, Any] | None = None,
+        entropy_coefficient: Any = None,
+        temperature: Any = None,
     ) -> Any:
         """E[ĝ] − ∇J of an estimate, a pytree like `params`; arguments as in `covariance`."""
-        mean = self.mean(policy, params, weight=weight, baseline=baseline, num_episodes=num_episodes, behavior=behavior)
-        return jax.tree.map(jnp.subtract, mean, self.policy_gradient(policy, params))
+        mean = self.mean(
+            policy,
+            params,
+            weight=weight,
+            baseline=baseline,
+            num_episodes=num_episodes,
+            behavior=behavior,
+            entropy_coefficient=entropy_coefficient,
+            temperature=temperature,
+        )
+        return jax.tree.map(jnp.subtract, mean, self.policy_gradient(policy, params, temperature=temperature))
 
     @precise
     def covariance(
@@ -187,6 +210,8 @@ class FiniteMDP:
         baseline: Any = None,
         num_episodes: int = 1,
         behavior: tuple[Any, Any] | None = None,
+        entropy_coefficient: Any = None,
+        temperature: Any = None,
     ) -> jax.Array:
         """Cov(ĝ) of the estimate ĝ, the average of Σ_t w^t ψ_t (Ψ_t − b_t) over `num_episodes` episodes: [P, P].
 
@@ -200,11 +225,14 @@ class FiniteMDP:
             episodes that reach a step is available where no state is terminal.
           num_episodes: N.
           behavior: None, or (policy, params) of the policy that acts; every step is then weighted by its importance
-            ratio, and the mean stays what it is on-policy.
+            ratio, and the mean stays what it is on-policy. V-trace uses the ratios its own way.
+          entropy_coefficient, temperature: as in `jaxpg.policy_gradient`.
         Raises:
           ValueError: no exact moments for this combination, or (without a horizon) infinite ones.
         """
-        return covariance.estimate_moments(self, policy, params, weight, baseline, num_episodes, behavior)[1]
+        return covariance.estimate_moments(
+            self, policy, params, weight, baseline, num_episodes, behavior, entropy_coefficient, temperature
+        )[1]
 
     @precise
     def optimal_values(self) -> jax.Array:
@@ -237,76 +265,3 @@ def _unflatten(horizon: int | None, leaves: Any) -> FiniteMDP:
 
 
 jax.tree_util.register_pytree_with_keys(FiniteMDP, _flatten_with_keys, _unflatten)
-
-
-def _float_array(name: str, value: Any, dtype: Any) -> jax.Array:
-    if not hasattr(value, "dtype"):
-        try:
-            value = np.asarray(value, np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} must be an array of numbers; got {type(value).__name__} ({value!r})") from None
-    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
-        raise TypeError(f"{name} must be an array of real numbers; got dtype {value.dtype}")
-    return jnp.asarray(value, dtype)
-
-
-def _boolean_array(name: str, value: Any) -> jax.Array:
-    value = value if hasattr(value, "dtype") else np.asarray(value)
-    if value.dtype != bool:
-        raise TypeError(f"{name} must be an array of booleans [S]; got dtype {value.dtype}")
-    return jnp.asarray(value)
-
-
-def _check_shapes(mdp: FiniteMDP) -> None:
-    shape = mdp.transition.shape
-    if len(shape) != 3 or shape[0] != shape[2] or 0 in shape:
-        raise ValueError(
-            f"transition must have shape [S, A, S] with S, A ≥ 1; got {shape}"
-            + (": map over several MDPs with jax.vmap" if len(shape) == 4 else "")
-        )
-    states, actions, _ = shape
-    if mdp.reward.shape not in ((states, actions), shape):
-        raise ValueError(
-            f"reward must have shape [S, A] = {(states, actions)} or [S, A, S] = {shape}; got {mdp.reward.shape}"
-        )
-    if mdp.initial.shape != (states,):
-        raise ValueError(f"initial must have shape [S] = {(states,)}; got {mdp.initial.shape}")
-    if mdp.terminal is not None and mdp.terminal.shape != (states,):
-        raise ValueError(f"terminal must have shape [S] = {(states,)}; got {mdp.terminal.shape}")
-
-
-def _check_values(mdp: FiniteMDP) -> None:
-    for name in ("transition", "reward", "initial"):
-        value = getattr(mdp, name)
-        if _check.is_concrete(value) and not np.isfinite(value).all():
-            raise ValueError(f"{name} must hold finite numbers; got {value}")
-    _check_distributions("transition", mdp.transition)
-    _check_distributions("initial", mdp.initial)
-    if mdp.terminal is not None and _check.is_concrete(mdp.terminal) and _check.is_concrete(mdp.initial):
-        started = np.flatnonzero(np.asarray(mdp.terminal) & (np.asarray(mdp.initial) > 0))
-        if started.size:
-            raise ValueError(
-                f"initial must put no probability on a terminal state, where an episode would have no "
-                f"steps; state {started[0]} is terminal and has {mdp.initial[started[0]]}"
-            )
-    if mdp.horizon is None and mdp.terminal is None and _check.is_concrete(mdp.discount) and float(mdp.discount) == 1.0:
-        raise ValueError(
-            "discount must be below 1 where horizon is None and no state is terminal: the return is infinite"
-        )
-
-
-def _check_distributions(name: str, value: jax.Array) -> None:
-    if not _check.is_concrete(value):
-        return
-    rows = np.asarray(value, np.float64)
-    if (rows < 0).any():
-        where = tuple(int(i) for i in np.argwhere(rows < 0)[0])
-        raise ValueError(f"{name} must hold probabilities; entry {where} is {rows[where]:g}")
-    error = np.abs(rows.sum(-1) - 1.0)
-    if error.max() > 1e-5:
-        where = tuple(int(i) for i in np.argwhere(error > 1e-5)[0])
-        raise ValueError(
-            f"{name} must sum to 1 over its last axis; "
-            + (f"row {where}" if where else "it")
-            + f" sums to {rows[where].sum():g}"
-        )

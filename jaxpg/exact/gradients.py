@@ -1,5 +1,6 @@
 """∇J, ∇²J and the Fisher information of a policy on a finite MDP."""
 
+import functools
 from typing import Any
 
 import jax
@@ -12,12 +13,13 @@ from jaxpg.exact import enumeration, evaluation
 __all__ = ["fisher", "hessian", "natural_gradient", "policy_gradient", "precondition"]
 
 
-def policy_gradient(mdp: Any, policy: Any, params: Any, method: str = "autodiff") -> Any:
+def policy_gradient(mdp: Any, policy: Any, params: Any, method: str = "autodiff", temperature: Any = None) -> Any:
     """∇J(θ) by one of three ways that share little code; see `FiniteMDP.policy_gradient`."""
     _check.named("method", method, ("autodiff", "occupancy", "enumeration"))
     if method == "autodiff":
         evaluation.probabilities(mdp, policy, params)  # Under `grad` below the rows are traced: check them here.
-        return jax.grad(lambda p: evaluation.objective(mdp, evaluation.probabilities(mdp, policy, p)))(params)
+        return jax.grad(functools.partial(_objective, mdp, policy, temperature))(params)
+    mdp = evaluation.soft(mdp, policy, params, temperature)  # E[∇ log π] = 0: the reward's own slope adds nothing.
     unravel = ravel_pytree(params)[1]
     pi, psi = evaluation.probabilities(mdp, policy, params), evaluation.scores(mdp, policy, params)
     if method == "occupancy":
@@ -27,13 +29,16 @@ def policy_gradient(mdp: Any, policy: Any, params: Any, method: str = "autodiff"
     return unravel(enumeration.policy_gradient(mdp, pi, psi))
 
 
-def hessian(mdp: Any, policy: Any, params: Any) -> jax.Array:
+def _objective(mdp: Any, policy: Any, temperature: Any, params: Any) -> jax.Array:
+    pi = evaluation.probabilities(mdp, policy, params)
+    return evaluation.objective(evaluation.soft(mdp, policy, params, temperature), pi)
+
+
+def hessian(mdp: Any, policy: Any, params: Any, temperature: Any = None) -> jax.Array:
     """∇²J(θ), [P, P], by differentiating J twice."""
     flat, unravel = ravel_pytree(params)
     evaluation.probabilities(mdp, policy, params)
-    return jax.hessian(lambda theta: evaluation.objective(mdp, evaluation.probabilities(mdp, policy, unravel(theta))))(
-        flat
-    )
+    return jax.hessian(lambda theta: _objective(mdp, policy, temperature, unravel(theta)))(flat)
 
 
 def fisher(mdp: Any, policy: Any, params: Any, discounted: bool = False) -> jax.Array:

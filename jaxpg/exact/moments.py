@@ -1,6 +1,6 @@
 """Exact mean and second moment of a one-episode estimate on a finite MDP, by one backward recursion over states.
 
-With R = x + c R' and g = ψ (y − p b) + w g', y = u + k R' (see `recursion`), the conditional moments given the state
+With R = x + c R' and g = ψ (y − p b) + h + w g', y = u + k R' (see `recursion`), the moments given the state
 
     E[R],  E[R Rᵀ],  E[g],  E[g Rᵀ],  E[g gᵀ]
 
@@ -95,8 +95,10 @@ def _step(mdp: Any, recursion: Recursion, psi: jax.Array, time: Any, following: 
     r_given = mean(x)[..., None] * ones + expect(c, r_next)
     yr = (mean(u * x) + expect(k * x, r_last))[..., None] * ones + expect(u * c, r_next) + expect(k * c, rr_last)
 
-    # E[g] and E[g Rᵀ]. The baseline may differ between coordinates, so it stays with its score: φ = p b ψ.
+    # E[g] and E[g Rᵀ]. The baseline may differ between coordinates, so it stays with its score: φ = p b ψ − h.
     phi = psi * p * b[:, None, :]
+    if recursion.state_term is not None:
+        phi -= at(recursion.state_term, time, mdp.horizon)[:, None, :]
     g, g_next = close(average(psi * y[..., None] - phi), kernel(w), following.estimate)
     constant = average(psi[..., None] * yr[:, :, None] - phi[..., None] * r_given[:, :, None])
     constant += average(expect(w * x, g_next))[..., None] * ones

@@ -2,10 +2,11 @@
 
     R_t = x + c R_{t+1}                        the return-like recursion of a weight
     y_t = u + k R_{t+1}                        the weight Ψ_t read from it; u = x and k = c for most
-    g_t = ψ_t (y_t − p b_t(s_t)) + w g_{t+1}   the estimate is g = g_0; R and g behind the episode's end are 0
+    g_t = ψ_t (y_t − p b_t(s_t)) + h_t(s_t) + w g_{t+1}
 
-x, c, u, k and w may depend on (t, s, a, s'), and p on (t, s, a). Reward-to-go is x = r, c = w = γ. With importance
-ratios ρ = π/μ of the acting policy μ, the per-decision estimate is x = ρ r, c = w = γρ, p = ρ.
+The estimate is g = g_0; behind the episode's end R and g are 0. x, c, u, k and w may depend on (t, s, a, s'), p on
+(t, s, a), and h, a vector like ψ, on (t, s). Reward-to-go is x = r, c = w = γ. With importance ratios ρ = π/μ of the
+acting policy μ, the per-decision estimate is x = ρ r, c = w = γρ, p = ρ.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ class Coefficients(NamedTuple):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["coefficients", "baseline", "acting", "episode_ratio"],
+    data_fields=["coefficients", "baseline", "acting", "episode_ratio", "state_term"],
     meta_fields=["lags", "whole_episode"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Recursion:
       whole_episode: the episode's first R is the weight of every step: g = R Σ_t ψ_t − Σ_t ψ_t b_t.
       episode_ratio: None, or [S, A] factors whose product over the episode multiplies g, the importance ratio of the
         trajectory; for `whole_episode` only.
+      state_term: None, or h_t(s), [K, S, P]: sums over all actions, or of entropies. Not for `whole_episode`.
     """
 
     coefficients: Coefficients
@@ -64,6 +66,7 @@ class Recursion:
     lags: int | None = None
     whole_episode: bool = False
     episode_ratio: Any = None
+    state_term: Any = None
 
 
 def generic(
@@ -79,10 +82,11 @@ def generic(
     lags: int | None = None,
     whole_episode: bool = False,
     episode_ratio: Any = None,
+    state_term: Any = None,
 ) -> Recursion:
-    """A recursion from arrays: `baseline` broadcastable to [K, S, P], the rest to [K, S, A, S] (see `Coefficients`).
+    """A recursion from arrays: `baseline` and `state_term` broadcast to [K, S, P], the rest to [K, S, A, S].
 
-    `direct` and `carry` are `increment` and `decay` unless given.
+    See `Coefficients`. `direct` and `carry` are `increment` and `decay` unless given.
     """
     dtype = acting.dtype
 
@@ -98,7 +102,8 @@ def generic(
         score_discount=array(score_discount),
         baseline_factor=array(baseline_factor),
     )
-    return Recursion(coefficients, array(baseline, 3), acting, lags, whole_episode, episode_ratio)
+    term = None if state_term is None else array(state_term, 3)
+    return Recursion(coefficients, array(baseline, 3), acting, lags, whole_episode, episode_ratio, term)
 
 
 def at(rows: Any, time: Any, horizon: int | None) -> Any:

@@ -1,4 +1,4 @@
-"""Every action of a distribution with its probability, or nodes and weights in their place: E[f(a)] = Σ_j p_j f(a_j)."""
+"""Every action of a distribution with its probability, or nodes and their weights: E[f(a)] = Σ_j p_j f(a_j)."""
 
 import itertools
 import math
