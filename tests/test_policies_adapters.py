@@ -311,4 +311,8 @@ def test_errors(call, error, message):
 
 def test_masks_for_multi_discrete_have_an_entry_for_each_choice():
     space = {"x": Box(-1, 1, (2,)), "action_mask": Box(0, 1, (6,), bool)}
-    policies.mlp(environment(space, MultiDiscrete((2, 4))))
+    policy = policies.mlp(environment(space, MultiDiscrete((2, 4))))
+    mask = jnp.array([False, True, True, False, True, False])  # 1 of two, and 0 or 2 of four
+    distribution = policy.apply(policy.init(jax.random.key(0)), {"x": jnp.ones(2), "action_mask": mask})
+    actions = jax.vmap(distribution.sample)(jax.random.split(jax.random.key(1), 200))
+    assert set(map(tuple, np.asarray(actions).tolist())) == {(1, 0), (1, 2)}

@@ -15,7 +15,8 @@ def test_block_runs(block):
     exec(compile(BLOCKS[block], f"README.md, Python block {block}", "exec"), names)
     if "scores" in names:
         assert float(names["scores"].returns.mean()) > 200  # Untrained: 22.
-    assert float(names["estimate"].trace) > 0
+    if "estimate" in names:
+        assert float(names["estimate"].trace) > 0
 
 
 def test_links_lead_somewhere():

@@ -10,6 +10,7 @@ __all__ = ["run_envs"]
 
 
 def run_envs(command: Envs) -> None:
+    """Prints the environments with their spaces and limits."""
     del command
     devices.prepare(1)
     import jaxpg

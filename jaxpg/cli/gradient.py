@@ -21,6 +21,7 @@ class TimedEstimate(NamedTuple):
 
 
 def run_gradient(command: Gradient) -> None:
+    """Estimates a gradient on all cores and prints it with its errors."""
     devices.prepare(command.devices)
     import jaxpg
 

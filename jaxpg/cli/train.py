@@ -24,6 +24,7 @@ _REASONS: dict[str, str] = {
 
 
 def run_train(command: Train) -> None:
+    """Trains, for one seed or several, evaluates, and writes what the run leaves into its folder."""
     devices.prepare(1)
     import jax
 
