@@ -10,11 +10,30 @@ from jaxpg.envs.base import Environment
 __all__ = ["Plan", "default", "make_plan", "require_max_steps", "row_bytes", "worst_rows"]
 
 # Per backend: lanes (about what keeps one row of activations in the cache, or fills the chip), steps of a block of the
-# backward pass, bytes of the step buffers, and the same where whole groups of episodes must be held.
+# backward pass, bytes of the step buffers, and the same where whole groups of episodes must be held. Within
+# `least_bytes` all of a CPU's step buffers stay in its second cache; more is taken where full lanes need it.
 DEFAULTS = {
-    "cpu": {"num_lanes": 256, "block_size": 256, "buffer_bytes": 24 * 2**20, "group_bytes": 256 * 2**20},
-    "gpu": {"num_lanes": 32_768, "block_size": 65_536, "buffer_bytes": 4 * 2**30, "group_bytes": 4 * 2**30},
-    "tpu": {"num_lanes": 16_384, "block_size": 32_768, "buffer_bytes": 2 * 2**30, "group_bytes": 2 * 2**30},
+    "cpu": {
+        "num_lanes": 256,
+        "block_size": 256,
+        "least_bytes": 6 * 2**20,
+        "buffer_bytes": 24 * 2**20,
+        "group_bytes": 256 * 2**20,
+    },
+    "gpu": {
+        "num_lanes": 32_768,
+        "block_size": 65_536,
+        "least_bytes": 4 * 2**30,
+        "buffer_bytes": 4 * 2**30,
+        "group_bytes": 4 * 2**30,
+    },
+    "tpu": {
+        "num_lanes": 16_384,
+        "block_size": 32_768,
+        "least_bytes": 2 * 2**30,
+        "buffer_bytes": 2 * 2**30,
+        "group_bytes": 2 * 2**30,
+    },
 }
 MAX_SLOTS = 65_536  # Episodes of one buffer where nothing asks for fewer; each costs 16 bytes of statistics.
 
@@ -77,7 +96,11 @@ def make_plan(
     `whole_groups`: then all episodes of a chunk have to be there at once.
     """
     longest = require_max_steps(env) + final_rows
-    budget = buffer_bytes or default("group_bytes" if whole_groups else "buffer_bytes")
+    if whole_groups:
+        budget = buffer_bytes or default("group_bytes")
+    else:
+        full_lanes = (num_lanes or default("num_lanes")) * longest * bytes_per_row
+        budget = buffer_bytes or min(max(full_lanes, default("least_bytes")), default("buffer_bytes"))
     rows_in_budget = max(budget // bytes_per_row, 1)  # Of one lane.
     if rows_in_budget < longest:
         needed = longest * bytes_per_row

@@ -92,8 +92,8 @@ def policy_gradient(
         itself.
       num_lanes: episodes played side by side; default 256 on a CPU, 32,768 on a GPU.
       block_size: steps of one block of the backward pass.
-      buffer_bytes: most bytes of the buffers that hold steps, for one device and one member of a `vmap`; default 24 MiB
-        on a CPU, and 256 MiB where a baseline needs whole groups in memory.
+      buffer_bytes: most bytes of the buffers that hold steps, for one device and one member of a `vmap`; default 6 to
+        24 MiB on a CPU, and 256 MiB where a baseline needs whole groups in memory.
       mesh: devices to lay the episodes over, along all its axes.
     Raises:
       ValueError, TypeError: for arguments out of range, an environment without limit or of wrong structure, a policy
