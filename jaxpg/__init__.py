@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         dice,
         envs,
         exact,
+        fitting,
         natural,
         plot,
         policies,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from jaxpg.algorithms.types import Algorithm
     from jaxpg.comparison import compare
     from jaxpg.envs import Box, Discrete, Environment, MultiDiscrete, Timestep, make
+    from jaxpg.fitting import fit_value
     from jaxpg.gradient import GradientEstimate, policy_gradient
     from jaxpg.natural import natural_gradient
     from jaxpg.policies import Critic, Policy
@@ -57,6 +59,7 @@ _HOMES = {
     "TrainResult": "jaxpg.training.train",
     "compare": "jaxpg.comparison",
     "evaluate": "jaxpg.training.evaluate",
+    "fit_value": "jaxpg.fitting",
     "gradient_from": "jaxpg.stored",
     "make": "jaxpg.envs",
     "natural_gradient": "jaxpg.natural",
@@ -73,6 +76,7 @@ _MODULES = (
     "dice",
     "envs",
     "exact",
+    "fitting",
     "natural",
     "plot",
     "policies",
@@ -104,6 +108,8 @@ __all__ = [
     "envs",
     "evaluate",
     "exact",
+    "fit_value",
+    "fitting",
     "gradient_from",
     "make",
     "natural",

@@ -58,11 +58,12 @@ class Terms(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """Of a step: w^t with the importance ratios before it, b_t, and the first times (Ψ_t − b_t)."""
+    """Of a step: w^t with the importance ratios before it; b_t; the first times (Ψ_t − b_t); what b_t is times there."""
 
     discount: jax.Array
     baseline: jax.Array
     scale: jax.Array
+    score: jax.Array
 
 
 class Steps(NamedTuple):
@@ -107,14 +108,12 @@ class Steps(NamedTuple):
         elif terms.baseline.features is not None:
             b = self.fit(step.observation, step.time, step.episode)
         discount = jnp.ones((), floats) if self.discounts is None else self.discounts[step.time]
-        if ratios is not None:
-            ratio, prefix = ratios
-            discount, psi_less = discount * prefix, psi - ratio * b
-        else:
-            psi_less = psi - b
+        ratio, prefix = (jnp.ones((), floats),) * 2 if ratios is None else ratios
+        discount = discount * prefix
         if self.episode_weights is not None:
             discount = discount * self.episode_weights[step.episode]
-        return Factors(jnp.broadcast_to(discount, psi.shape), jnp.broadcast_to(b, psi.shape), discount * psi_less)
+        factors = Factors(discount, b, discount * (psi - ratio * b), discount * ratio)
+        return Factors(*(jnp.broadcast_to(factor, psi.shape) for factor in factors))
 
 
 def weighed_steps(

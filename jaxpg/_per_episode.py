@@ -1,4 +1,7 @@
-"""Each episode's own gradient g_i = Σ_t w^t ψ_t (Ψ_t − b_t) and score D_i = Σ_t w^t ψ_t, batch by batch."""
+"""Each episode's own gradient g_i = Σ_t w^t ψ_t (Ψ_t − b_t) and score D_i = Σ_t w^t ψ_t, batch by batch.
+
+The score is the slope of −g_i in a constant b, with the same importance ratios: its mean is zero, whoever acts.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +46,7 @@ def fold_episodes(
         def objectives(params):
             gradient = jax.vmap(lambda *step: terms.step(params, *step))(observation, action, time, factors)
             log_prob = jax.vmap(lambda o, a: terms.policy.apply(params, o).log_prob(a))(observation, action)
-            return jnp.sum(gradient), jnp.sum(factors.discount * log_prob)
+            return jnp.sum(gradient), jnp.sum(factors.score * log_prob)
 
         (gradient, score), pull = jax.vjp(objectives, params)
         zero, unit = jnp.zeros_like(gradient), jnp.ones_like(gradient)

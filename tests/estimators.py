@@ -134,6 +134,9 @@ ESTIMATORS = {
     "off-policy, all actions": Row(
         lambda g: weights.all_action(g.discount, lambda s, t, a: g.exact_q[t, s, a]), importance="per_decision"
     ),
+    "off-policy, per decision, optimal constant": Row(
+        _rtg, lambda g: baselines.optimal(), importance="per_decision", group=2, known=False
+    ),
     "off-policy, trajectory": Row(_rtg, _value, importance="trajectory", known=False),
     "off-policy, self-normalised": Row(
         _rtg, _constant, importance="self_normalized", group=2, unbiased=False, known=False

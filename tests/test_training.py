@@ -12,7 +12,7 @@ import pytest
 
 import jaxpg
 from jaxpg import baselines, rollout, weights
-from jaxpg.algorithms.reinforce import fit_value
+from jaxpg.fitting import fit_steps
 
 
 def small(critic=False, **options):
@@ -80,7 +80,7 @@ def test_the_critic_learns_the_returns(key):
     targets = weights.trajectory_weights(trajectory, weights.reward_to_go(0.5))
     optimizer = optax.adam(0.05)
     params = jnp.zeros(5)
-    params, _, loss = fit_value(
+    params, _, loss = fit_steps(
         lambda p, o: p @ o, params, optimizer.init(params), optimizer, trajectory, targets, key, 400, 64
     )
     np.testing.assert_allclose(params[:4], [1.875, 1.75, 1.5, 1.0], atol=0.02)

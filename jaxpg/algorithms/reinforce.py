@@ -6,22 +6,20 @@ With a critic, b_t = V_φ(s_t): a value function fitted to the returns of the ep
 independent of those it is subtracted from (Sutton et al., 2000).
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpg import _check, baselines, rollout, weights
+from jaxpg import _check, baselines, fitting, rollout, weights
 from jaxpg._plan import require_max_steps
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
-from jaxpg.lanes import Trajectory
 from jaxpg.policies.base import Critic, Policy
 from jaxpg.stored import gradient_from
-from jaxpg.weights import Weight, value_function
+from jaxpg.weights import Weight
 
 __all__ = ["ReinforceState", "reinforce"]
 
@@ -111,7 +109,7 @@ def reinforce(
             discount=weight.discount,
             final_rows=weight.value is not None,
         )
-        b = baseline if critic is None else _value_baseline(critic.apply, state.critic_params)
+        b = baseline if critic is None else fitting.fitted(critic, state.critic_params)
         estimate = gradient_from(trajectory, policy, state.params, weight, b, num_episodes=num_episodes)
         # Gradients point uphill, optax's updates descend.
         updates, optimizer_state = optimizer.update(
@@ -133,7 +131,7 @@ def reinforce(
         )
         if critic is not None:
             targets = weights.trajectory_weights(trajectory, weights.reward_to_go(weight.discount))
-            critic_params, critic_state, loss = fit_value(
+            critic_params, critic_state, loss = fitting.fit_steps(
                 critic.apply,
                 state.critic_params,
                 state.critic_optimizer_state,
@@ -155,46 +153,3 @@ def reinforce(
         "critic_batch_size": critic_batch_size,
     }
     return Algorithm(init=init, step=step, env=env, policy=policy, name="reinforce", config=config)
-
-
-def _value_baseline(apply: Callable, params: Any) -> Baseline:
-    return baselines.value(lambda observation: apply(params, observation))
-
-
-def fit_value(
-    apply_critic: Callable,
-    params: Any,
-    optimizer_state: Any,
-    optimizer: Any,
-    trajectory: Trajectory,
-    targets: jax.Array,
-    key: jax.Array,
-    num_steps: int,
-    batch_size: int,
-) -> tuple[Any, Any, jax.Array]:
-    """Gradient steps on E[(V_φ(s_t) − target_t)²] / 2 over valid steps, drawn uniformly with replacement.
-
-    Returns:
-      (params, optimiser state, mean loss).
-    """
-    valid = trajectory.valid.reshape(-1)
-    observations = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), trajectory.observation)
-    flat_targets = targets.reshape(-1)
-    apply = value_function("critic", lambda observation, params: apply_critic(params, observation))
-    order = jnp.cumsum(valid, dtype=jnp.int32)  # The k-th valid step is where the count reaches k.
-
-    def loss_of(params, batch):
-        values = jax.vmap(lambda o: apply(o, params))(jax.tree.map(lambda x: x[batch], observations))
-        return 0.5 * jnp.mean((values - flat_targets[batch]) ** 2)
-
-    def fit_step(carry, key):
-        params, optimizer_state = carry
-        ranks = jax.random.randint(key, (batch_size,), 1, order[-1] + 1)
-        loss, gradient = jax.value_and_grad(loss_of)(params, jnp.searchsorted(order, ranks))
-        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-        return (optax.apply_updates(params, updates), optimizer_state), loss
-
-    (params, optimizer_state), losses = jax.lax.scan(
-        fit_step, (params, optimizer_state), jax.random.split(key, num_steps)
-    )
-    return params, optimizer_state, jnp.mean(losses) if num_steps else jnp.full((), jnp.nan)

@@ -156,49 +156,16 @@ class FiniteMDP:
         return gradients.natural_gradient(self, policy, params, damping, discounted)
 
     @precise
-    def mean(
-        self,
-        policy: Any,
-        params: Any,
-        *,
-        weight: Any = None,
-        baseline: Any = None,
-        num_episodes: int = 1,
-        behavior: tuple[Any, Any] | None = None,
-        entropy_coefficient: Any = None,
-        temperature: Any = None,
-    ) -> Any:
-        """E[ĝ] of an estimate, a pytree like `params`; arguments as in `covariance`."""
-        mean, _ = covariance.estimate_moments(
-            self, policy, params, weight, baseline, num_episodes, behavior, entropy_coefficient, temperature
-        )
+    def mean(self, policy: Any, params: Any, **estimator: Any) -> Any:
+        """E[ĝ] of an estimate, a pytree like `params`; the other arguments are those of `covariance`."""
+        mean, _ = covariance.estimate_moments(self, policy, params, **estimator)
         return ravel_pytree(params)[1](mean)
 
     @precise
-    def bias(
-        self,
-        policy: Any,
-        params: Any,
-        *,
-        weight: Any = None,
-        baseline: Any = None,
-        num_episodes: int = 1,
-        behavior: tuple[Any, Any] | None = None,
-        entropy_coefficient: Any = None,
-        temperature: Any = None,
-    ) -> Any:
-        """E[ĝ] − ∇J of an estimate, a pytree like `params`; arguments as in `covariance`."""
-        mean = self.mean(
-            policy,
-            params,
-            weight=weight,
-            baseline=baseline,
-            num_episodes=num_episodes,
-            behavior=behavior,
-            entropy_coefficient=entropy_coefficient,
-            temperature=temperature,
-        )
-        return jax.tree.map(jnp.subtract, mean, self.policy_gradient(policy, params, temperature=temperature))
+    def bias(self, policy: Any, params: Any, **estimator: Any) -> Any:
+        """E[ĝ] − ∇J of an estimate, a pytree like `params`; the other arguments are those of `covariance`."""
+        truth = self.policy_gradient(policy, params, temperature=estimator.get("temperature"))
+        return jax.tree.map(jnp.subtract, self.mean(policy, params, **estimator), truth)
 
     @precise
     def covariance(
