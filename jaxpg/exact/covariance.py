@@ -90,7 +90,9 @@ def recursion(
     if behavior is not None:
         acting = evaluation.probabilities(mdp, *behavior)
         ratio = _ratio(pi, acting)
-    table = baseline_table(mdp, None if baseline is None else baseline.function)
+    # In a sum over all actions a baseline of the state is nothing: Σ_a π ψ b = 0, without noise.
+    function = None if baseline is None or weight.action_value is not None else baseline.function
+    table = baseline_table(mdp, function)
     corrected = None if weight.whole_episode or weight.corrected else ratio
     term = None if weight.action_value is None else _all_action_term(mdp, policy, params, pi, weight)
     return Recursion(
