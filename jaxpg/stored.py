@@ -77,6 +77,8 @@ def gradient_from(
     if off_policy and baseline.of_other_episodes:
         raise ValueError("baseline: one made of other episodes is not available with importance_sampling")
     trajectory = trajectory._replace(
+        observation=jax.tree.map(jnp.asarray, trajectory.observation),
+        action=jax.tree.map(jnp.asarray, trajectory.action),
         reward=jnp.asarray(trajectory.reward, floats),
         terminated=jnp.asarray(trajectory.terminated, bool),
         truncated=jnp.asarray(trajectory.truncated, bool) & ~jnp.asarray(trajectory.terminated, bool),

@@ -271,7 +271,10 @@ def _required_arguments(argument: str, function: Any, what: str, accepted: tuple
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # Some built-in callables have no signature.
         return accepted[0]
-    required = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if any(p.name == "time" for p in positional):  # Also where it has a default.
+        return accepted[1]
+    required = sum(p.default is p.empty for p in positional)
     if required in accepted:
         return required
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):

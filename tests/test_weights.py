@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpg import weights
+from jaxpg import baselines, weights
 
 F, T = False, True
 
@@ -75,3 +75,13 @@ def test_value_functions_of_one_and_of_two_arguments():
     assert weights.value_function("value", lambda o, t: o + t)(3, 4) == 7
     assert weights.value_function("value", lambda o, scale=2: o * scale)(3, 4) == 6
     assert weights.value_function("value", jnp.sum)(jnp.ones(3), 4) == 3
+
+
+def test_a_value_function_gets_the_time_where_it_takes_one():
+    for function, want in (
+        (lambda o: o, 2.0),
+        (lambda o, t: o + t, 5.0),
+        (lambda o, time=0: o + time, 5.0),
+        (lambda o, scale=10: o * scale, 20.0),
+    ):
+        assert float(baselines.value(function).function(2.0, 3)) == want
