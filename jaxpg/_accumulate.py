@@ -58,7 +58,7 @@ class Terms(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """Of a step: w^t with the importance ratios before it; b_t; the first times (Ψ_t − b_t); what b_t is times there."""
+    """Of a step: w^t with the importance ratios before it; b_t; the first times (Ψ_t − b_t); b_t's factor therein."""
 
     discount: jax.Array
     baseline: jax.Array

@@ -40,7 +40,8 @@ class GradientEstimate(NamedTuple):
         `sampling`, groups are always whole ones.
       objective: mean over episodes of Σ_t γ^t r_t, with the weight's γ, from all N episodes; J(θ). With a temperature α
         the reward includes −α log π; with another policy acting, the episodes are weighed by their importance.
-      objective_error: standard error of `objective`. NaN for N = 1.
+      objective_error: standard error of `objective`, from the groups where `sampling` ties episodes together. NaN for
+        N = 1, and then for one group.
       episode_return, episode_length: mean over the episodes as played of the undiscounted return Σ_t r_t, and of the
         length.
       gradient_norm, gradient_norm_error: ‖ĝ‖, and the standard error of ĝ in its own direction.
@@ -84,8 +85,8 @@ class Moments(NamedTuple):
       sums: sums over the groups, from `jaxpg._groups`.
       count: episodes. mean, squares: of the discounted returns x, and Σ (x − mean)².
       mean_return: of the undiscounted ones.
-      weights, weighted_returns: [group] Σ_i w_i and Σ_i w_i x_i for the importance weights w_i; weight_squares: the sum
-        Σ_i w_i². None where the policy itself acts.
+      group_returns: [group] Σ_i x_i; self-normalised: Σ_i w_i x_i for the importance weights w_i.
+      weights, weight_squares: [group] Σ_i w_i, and the sum Σ_i w_i². None where the policy itself acts.
       steps, room: played steps, and those that the lanes had room for.
       nonfinite: episodes whose return is not finite.
       episodes: `EpisodeGradients` or None.
@@ -96,9 +97,9 @@ class Moments(NamedTuple):
     mean: jax.Array
     squares: jax.Array
     mean_return: jax.Array
+    group_returns: jax.Array
     weights: Any
     weight_squares: Any
-    weighted_returns: Any
     steps: jax.Array
     room: jax.Array
     nonfinite: jax.Array
@@ -115,9 +116,9 @@ def no_moments(sums: Any, num_groups: int, most_steps: int, weighted: bool, epis
         mean=zero,
         squares=zero,
         mean_return=zero,
+        group_returns=jnp.zeros(num_groups, floats),
         weights=jnp.zeros(num_groups, floats) if weighted else None,
         weight_squares=zero if weighted else None,
-        weighted_returns=jnp.zeros(num_groups, floats) if weighted else None,
         steps=jnp.zeros((), jnp.int32 if most_steps < 2**31 else floats),
         room=zero,
         nonfinite=jnp.zeros((), jnp.int32),
@@ -145,22 +146,24 @@ def returns_of(
 
     discounted = statistics.discounted_returns if ratios is None else ratios.returns
     new_mean = mean(discounted)
+    weights = finished if ratios is None else jnp.where(finished, ratios.episode, 0.0)
+    self_normalized = ratios is not None and ratios.correction == "self_normalized"
+    terms = jnp.where(finished, weights * discounted if self_normalized else discounted, 0.0)
     moments = empty._replace(
         count=count,
         mean=new_mean,
         squares=jnp.sum(jnp.where(finished, (discounted - new_mean) ** 2, 0.0)),
         mean_return=mean(statistics.returns),
+        group_returns=empty.group_returns.at[group].add(terms, mode="drop"),
         steps=jnp.sum(statistics.length, dtype=jnp.int32).astype(empty.steps.dtype),
         room=room.astype(floats),
         nonfinite=jnp.sum(finished & ~jnp.isfinite(statistics.returns), dtype=jnp.int32),
     )
     if ratios is None:
         return moments
-    weights = jnp.where(finished, ratios.episode, 0.0)
     return moments._replace(
         weights=empty.weights.at[group].add(weights, mode="drop"),
         weight_squares=jnp.sum(weights**2),
-        weighted_returns=empty.weighted_returns.at[group].add(weights * discounted, mode="drop"),
     )
 
 
@@ -179,7 +182,13 @@ def merge(first: Moments, second: Moments) -> Moments:
 
 
 def finish(
-    moments: Moments, sums: Any, params: Any, sizes: jax.Array, num_episodes: Any, self_normalized: bool = False
+    moments: Moments,
+    sums: Any,
+    params: Any,
+    sizes: jax.Array,
+    num_episodes: Any,
+    self_normalized: bool = False,
+    dependent: bool = False,
 ) -> GradientEstimate:
     """The estimate and its errors.
 
@@ -187,6 +196,7 @@ def finish(
       sums: pytree like params with a leading [group] axis: Σ_i g_i of the groups.
       sizes: [group] episodes of the groups; num_episodes: their sum.
       self_normalized: divide by the sum of the importance weights in the place of N.
+      dependent: episodes of a group depend on each other, so that the objective's error is taken from the groups, too.
     """
     floats = moments.mean.dtype
     num_groups = sizes.shape[0]
@@ -217,8 +227,9 @@ def finish(
     signal = jnp.where(jnp.isnan(trace), jnp.nan, signal)
     objective, squared_error = moments.mean, moments.squares / (n - 1) / n
     if self_normalized:
-        objective = jnp.sum(moments.weighted_returns) / total_share
-        spread = (moments.weighted_returns - objective * shares) / jnp.sqrt(sizes)
+        objective = jnp.sum(moments.group_returns) / total_share
+    if self_normalized or dependent:
+        spread = (moments.group_returns - objective * shares) / jnp.sqrt(sizes)
         squared_error = jnp.sum(spread**2) * scale
     effective = n if moments.weights is None else jnp.sum(moments.weights) ** 2 / moments.weight_squares
     return GradientEstimate(

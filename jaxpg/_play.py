@@ -84,7 +84,9 @@ def _shares(first: Any, last: Any, group_size: int, num_devices: int) -> list[An
     number = last - first
     groups = -(-number // group_size) - ((group_size > 1) & (number % group_size == 1))
     groups = groups + (groups < 1)
-    ends = [first + groups * d // num_devices * group_size for d in range(num_devices)]
+    # ⌊groups · d / num_devices⌋ without the product, which may pass 2³¹.
+    whole, rest = groups // num_devices, groups % num_devices
+    ends = [first + (whole * d + rest * d // num_devices) * group_size for d in range(num_devices)]
     return [end - (end > last) * (end - last) for end in ends] + [last]
 
 

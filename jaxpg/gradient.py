@@ -126,7 +126,8 @@ def policy_gradient(
         final_rows=weight.value is not None,
     )
     acting = None if behavior is None else behavior[1]
-    correction = None if behavior is None else correction_for(importance_sampling, weight)
+    correction = correction_for(importance_sampling, weight)  # Checked in any case.
+    correction = None if behavior is None else correction
     check_structure(env)
 
     def estimate(key, params):
@@ -247,7 +248,8 @@ def _whole(job: Job, size: _Size, ends: list[int], key: jax.Array, params: Any) 
 
     def estimate(moments, sizes, number):
         sums = _groups.group_sums(moments.sums, optimal)
-        return finish(moments, sums, params, sizes, number, job.correction == "self_normalized")
+        self_normalized, dependent = job.correction == "self_normalized", job.sampling.group_size > 1
+        return finish(moments, sums, params, sizes, number, self_normalized, dependent)
 
     first_ends = jnp.asarray(ends, jnp.int32)
     moments = play_range(job, key, params, 0, size.first, first_ends)
@@ -301,9 +303,15 @@ def _check_combination(
     """What cannot be combined, and why."""
     if baseline.of_other_episodes and size.first < 2:
         raise ValueError(f"num_episodes must be at least 2 for a baseline made of the other episodes; got {size.first}")
-    if baseline.optimal is not None and min(size.first, size.num_groups or 2) < 2:
+    if baseline.optimal is not None and len(size.ends(None)) < 2:
         raise ValueError(
-            "num_episodes and num_groups must be at least 2 for the optimal baseline, fitted on other groups"
+            f"num_episodes and num_groups must leave at least 2 groups of independent episodes for the optimal "
+            f"baseline, which is fitted on other groups; got 1 group of {size.first} episodes"
+        )
+    if weight.corrected and behavior is not None and baseline != baselines.none():
+        raise ValueError(
+            "baseline: V-trace subtracts its own, V; with behavior the scores have no mean of 0, and another one would "
+            "bias the estimate further"
         )
     if baseline.of_other_episodes and scheme.group_size > 1:
         raise ValueError(

@@ -68,14 +68,20 @@ def gradient_from(
             f"num_episodes must be at least 2 for a baseline made of the other episodes; got {num_episodes}"
         )
     num_groups = _check.optional(_check.count, "num_groups", num_groups)
+    if baseline.optimal is not None and min(num_episodes, num_groups or 2) < 2:
+        raise ValueError("num_episodes and num_groups must be at least 2 for the optimal baseline")
+    if probabilities is not None and (baseline.optimal is not None or baseline.of_other_episodes):
+        raise ValueError("probabilities: a baseline made of other episodes is no function of single episodes")
     block_size = _check.count_or("block_size", block_size, default("block_size"))
     if policy.initial_carry is not None:
         raise ValueError("policy has a memory (initial_carry); gradient_from takes policies without one")
     floats = float_dtype()
     off_policy = importance_sampling is not None
     correction = None if importance_sampling is None else correction_for(importance_sampling, weight)
-    if off_policy and baseline.of_other_episodes:
-        raise ValueError("baseline: one made of other episodes is not available with importance_sampling")
+    if off_policy and (baseline.of_other_episodes or (weight.corrected and baseline != baselines.none())):
+        raise ValueError(
+            "baseline: one made of other episodes, or any with V-trace, is not available with importance_sampling"
+        )
     trajectory = trajectory._replace(
         observation=jax.tree.map(jnp.asarray, trajectory.observation),
         action=jax.tree.map(jnp.asarray, trajectory.action),

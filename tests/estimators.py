@@ -142,9 +142,7 @@ ESTIMATORS = {
         _rtg, _constant, importance="self_normalized", group=2, unbiased=False, known=False
     ),
     "V-trace, on-policy, λ = 1": Row(_v_trace(1.0)),
-    "V-trace, off-policy": Row(
-        _v_trace(0.8, clip_rho=1.1, clip_c=0.9), _value, importance="per_decision", unbiased=False
-    ),
+    "V-trace, off-policy": Row(_v_trace(0.8, clip_rho=1.1, clip_c=0.9), importance="per_decision", unbiased=False),
 }
 
 

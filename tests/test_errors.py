@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxpg
-from jaxpg import baselines, rollout, segments, weights
+from jaxpg import baselines, rollout, sampling, segments, weights
 from jaxpg.envs import Box, Discrete, Environment, Timestep
 
 FLAG = jnp.bool_(False)
@@ -87,6 +87,23 @@ def nonfinite_reward():
     return stepping(lambda s: Timestep(s, jnp.float32(jnp.nan), FLAG, FLAG))
 
 
+def behavior(env=None):
+    """A pair that acts in the place of the policy."""
+    other = policy(env)
+    return other, other.init(key())
+
+
+def impossible_actions():
+    """Stored episodes of a policy that could not have taken their actions."""
+    return stored(log_prob=lambda t: t.log_prob - jnp.inf, options={"importance_sampling": "trajectory"})
+
+
+def all_actions(distribution, **options):
+    weight = weights.all_action(0.9, lambda o, a: 0.0, **options)
+    return estimate(params={}, policy=jaxpg.Policy(init=lambda k: {}, apply=lambda p, o: distribution), weight=weight)
+
+
+AUTO = {"num_episodes": "auto", "target_snr": 3.0}
 VALUE = jnp.sum
 CASES = {
     # names
@@ -220,6 +237,84 @@ CASES = {
                                 lambda: jaxpg.evaluate(key(), line(), policy(), policy().init(key()), num_episodes=0)),
     "evaluation without a limit": (
         ValueError, "limit", lambda: jaxpg.evaluate(key(), line(max_steps=None), policy(), policy().init(key()))),
+    # another policy that acts, terms of the objective
+    "params alone for a behavior": (TypeError, "behavior", lambda: estimate(behavior=policy().init(key()))),
+    "a behavior's params of another policy": (
+        ValueError, "behavior's params", lambda: estimate(behavior=(policy(), {"weight": jnp.ones(2)}))),
+    "an unknown correction": (
+        ValueError, "importance_sampling", lambda: estimate(behavior=behavior(), importance_sampling="per_desicion")),
+    "an unknown correction of nothing": (
+        ValueError, "importance_sampling", lambda: estimate(importance_sampling="per_desicion")),
+    "a behavior with leave-one-out": (
+        ValueError, "baseline", lambda: estimate(behavior=behavior(), baseline=baselines.leave_one_out())),
+    "a behavior with a temperature": (
+        ValueError, "temperature", lambda: estimate(behavior=behavior(), temperature=0.1)),
+    "a negative temperature": (ValueError, "temperature", lambda: estimate(temperature=-0.1)),
+    "a negative entropy bonus": (ValueError, "entropy_coefficient", lambda: estimate(entropy_coefficient=-0.1)),
+    "single episodes in words": (TypeError, "per_episode", lambda: estimate(per_episode="yes")),
+    "stored actions that were impossible": (ValueError, "log_prob", impossible_actions),
+    "stored episodes of others with leave-one-out": (
+        ValueError, "baseline",
+        lambda: stored(options={"importance_sampling": "trajectory", "baseline": baselines.leave_one_out()})),
+    "probabilities, self-normalised": (
+        ValueError, "probabilities",
+        lambda: stored(options={"importance_sampling": "self_normalized", "probabilities": np.ones(3) / 3})),
+    "probabilities with the others' mean": (
+        ValueError, "probabilities",
+        lambda: stored(options={"baseline": baselines.leave_one_out(), "probabilities": np.ones(3) / 3})),
+    # baselines
+    "the optimal constant of one episode": (
+        ValueError, "num_episodes", lambda: estimate(num_episodes=1, baseline=baselines.optimal())),
+    "the optimal constant of one group": (
+        ValueError, "num_groups", lambda: estimate(num_groups=1, baseline=baselines.optimal())),
+    "the optimal constant of one pair": (
+        ValueError, "groups",
+        lambda: estimate(num_episodes=2, sampling=sampling.antithetic(), baseline=baselines.optimal())),
+    "the optimal constant of one stored group": (
+        ValueError, "num_groups", lambda: stored(options={"baseline": baselines.optimal(), "num_groups": 1})),
+    "an optimal constant for V-trace": (
+        ValueError, "baseline",
+        lambda: estimate(behavior=behavior(), baseline=baselines.optimal(),
+                         weight=weights.v_trace(0.9, value=VALUE))),
+    "per_coordinate in words": (TypeError, "per_coordinate", lambda: baselines.optimal("each")),
+    "one fold": (ValueError, "folds", lambda: baselines.linear(folds=1)),
+    "a negative ridge": (ValueError, "ridge", lambda: baselines.linear(ridge=-1.0)),
+    "one number for features": (
+        ValueError, "features", lambda: estimate(baseline=baselines.linear(lambda o: jnp.sum(o)))),
+    # the sum over all actions
+    "no action value": (TypeError, "action_value", lambda: weights.all_action(0.9)),
+    "an action value of the state": (TypeError, "action_value", lambda: weights.all_action(0.9, lambda o: 0.0)),
+    "all actions at a temperature": (
+        ValueError, "temperature",
+        lambda: estimate(weight=weights.all_action(0.9, lambda o, a: 0.0), temperature=0.1)),
+    "all actions less the others' mean": (
+        ValueError, "baseline",
+        lambda: estimate(weight=weights.all_action(0.9, lambda o, a: 0.0), baseline=baselines.leave_one_out())),
+    "all actions of a Beta": (
+        TypeError, "Beta", lambda: all_actions(jaxpg.policies.Beta(jnp.ones(2), jnp.ones(2), -1.0, 1.0))),
+    "too many nodes": (
+        ValueError, "quadrature_points",
+        lambda: all_actions(jaxpg.policies.DiagonalNormal(jnp.zeros(2), jnp.zeros(2)), quadrature_points=300)),
+    "a clip of nothing": (ValueError, "clip_rho", lambda: weights.v_trace(0.9, value=VALUE, clip_rho=0.0)),
+    # sampling schemes
+    "half a pair": (ValueError, "multiple of 2", lambda: estimate(num_episodes=5, sampling=sampling.antithetic())),
+    "pairs with leave-one-out": (
+        ValueError, "antithetic",
+        lambda: estimate(sampling=sampling.antithetic(), baseline=baselines.leave_one_out())),
+    "pairs with a fit": (
+        ValueError, "antithetic", lambda: estimate(sampling=sampling.antithetic(), baseline=baselines.linear())),
+    "a name for a scheme": (TypeError, "sampling", lambda: estimate(sampling="antithetic")),
+    # num_episodes="auto"
+    "as many as it takes": (TypeError, "auto", lambda: estimate(num_episodes="automatic", target_snr=3.0)),
+    "no target": (ValueError, "target_snr", lambda: estimate(num_episodes="auto")),
+    "a target for so many episodes": (ValueError, "auto", lambda: estimate(target_error=0.1)),
+    "a target of nothing": (ValueError, "target_error", lambda: estimate(num_episodes="auto", target_error=0.0)),
+    "fewer than the first episodes": (ValueError, "max_episodes", lambda: estimate(**AUTO, max_episodes=100)),
+    "groups that do not divide": (ValueError, "num_groups", lambda: estimate(**AUTO, num_groups=7)),
+    "groups smaller than a net": (
+        ValueError, "num_groups", lambda: estimate(**AUTO, sampling=sampling.quasi_monte_carlo(16))),
+    "groups smaller than the baseline's": (
+        ValueError, "num_groups", lambda: estimate(**AUTO, baseline=baselines.leave_one_out(10))),
     "a segment of no steps": (
         ValueError, "num_steps",
         lambda: segments.segment(line(), policy(), policy().init(key()),

@@ -84,7 +84,7 @@ def rows():
         yield pytest.param(name, marks=[pytest.mark.slow] if slow else [])
 
 
-@pytest.mark.parametrize("name", rows())
+@pytest.mark.parametrize("name", list(rows()))
 def test_mean_over_every_trajectory_is_exact(name, x64):
     mean, truth, known = estimated_mean(name)
     assert np.abs(truth).max() > 0.01  # Else nothing could be wrong.

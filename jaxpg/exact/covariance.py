@@ -85,6 +85,8 @@ def recursion(
             "the exact moments of a baseline that is fitted to the other episodes are not available; a constant's are: "
             "jaxpg.exact.optimal_baseline gives the best one"
         )
+    if weight.corrected and behavior is not None and baseline not in (None, Baseline()):
+        raise ValueError("baseline: V-trace with behavior has its own, V, and takes no other")
     pi = evaluation.probabilities(mdp, policy, params)
     acting, ratio = pi, None
     if behavior is not None:
