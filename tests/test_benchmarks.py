@@ -201,6 +201,7 @@ def check_gradient_result(result, contenders, rounds):
     assert set(workload["ratios"]["packed"]) == set(contenders) - {"packed"}
 
 
+@pytest.mark.slow
 def test_gradient_benchmark_in_one_process(tmp_path, capsys):
     from benchmarks import gradient
 

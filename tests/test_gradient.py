@@ -100,8 +100,12 @@ def test_estimate_is_its_definition(weight, baseline, collected, key):
     assert int(estimate.num_episodes) == 20
 
 
-FAST = [("total_return", "leave_one_out"), ("gae", "time"), ("n_step", "value")]
-SLOW = [("reward_to_go", b) for b in BASELINES] + [(w, "none") for w in WEIGHTS if w != "reward_to_go"]
+FAST = [("gae", "time")]
+SLOW = (
+    [("total_return", "leave_one_out"), ("n_step", "value")]
+    + [("reward_to_go", b) for b in BASELINES]
+    + [(w, "none") for w in WEIGHTS if w != "reward_to_go"]
+)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,9 @@ def line_walk(limit):
                        max_steps=limit, name="walk")  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["gae", "td_residual", "n_step"])
+@pytest.mark.parametrize(
+    "kind", ["gae", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("td_residual", "n_step"))]
+)
 def test_truncation_bootstraps_and_cut_buffers_lose_nothing(kind, key):
     """Against the forward definition: V of the final observation where the limit cut, 0 where the task ended."""
     env, limit, gamma, lambda_, n = line_walk(5), 5, 0.9, 0.7, 2
@@ -472,5 +478,6 @@ print("same", len(devices))
 """
 
 
+@pytest.mark.slow
 def test_devices_give_the_same_estimate(run_in_subprocess):
     assert "same 8" in run_in_subprocess(DEVICES, devices=8)
