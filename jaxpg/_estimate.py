@@ -14,8 +14,9 @@ class EpisodeGradients(NamedTuple):
     """Each episode by itself; memory is 2 N times the size of params.
 
     Fields:
-      gradient: pytree like params with a leading [N] axis, g_i = Σ_t w^t ∇ log π (Ψ_t − b_t): `gradient` is their mean
-        (before the optimal baseline, where there is one).
+      gradient: pytree like params with a leading [N] axis, g_i = Σ_t w^t ∇ log π (Ψ_t − b_t), with its importance
+        ratios: the estimate is their mean (self-normalised, their sum over that of the weights; with the optimal
+        baseline, the mean of g_i − b D_i). With num_episodes="auto" rows behind the last episode are 0.
       score: the same for D_i = Σ_t w^t ∇ log π(a_t | s_t), with w = γ or as the weight has it.
       discounted_return: [N] Σ_t γ^t r_t.
     """

@@ -85,7 +85,7 @@ def policy_gradient(
       per_episode: return each episode's own gradient and score, too: memory 2 N × size of params.
       target_snr, target_error: for "auto": the signal-to-noise ratio, or the standard error √(tr Σ / N) of the
         gradient, at which to stop; the first that is met counts.
-      max_episodes: for "auto".
+      max_episodes: for "auto", which plays at most the largest 256 · 2^k within it.
       chunk_size: most episodes started before their gradient is taken and their steps are dropped.
       num_groups: groups of consecutive episodes from which the variance is estimated (default 32, at most N). Their
         gradients are held at once: memory num_groups × size of params. `num_groups=num_episodes` takes every episode by

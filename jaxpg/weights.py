@@ -223,7 +223,8 @@ def all_action(
 
     Args:
       discount: γ in [0, 1].
-      action_value: Q, a function (observation, action) -> value or (observation, time, action) -> value.
+      action_value: Q, a function (observation, action) -> value or (observation, time, action) -> value. The action is
+        the distribution's own, before any squashing or clipping on its way to the environment.
       discount_states: keep the factor γ^t.
       quadrature_points: nodes for each continuous component of an action.
     """
