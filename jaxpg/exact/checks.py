@@ -30,6 +30,7 @@ def boolean_array(name: str, value: Any) -> jax.Array:
 
 
 def check_shapes(mdp: Any) -> None:
+    """Raises ValueError where the arrays' shapes do not fit together."""
     shape = mdp.transition.shape
     if len(shape) != 3 or shape[0] != shape[2] or 0 in shape:
         raise ValueError(
@@ -48,6 +49,7 @@ def check_shapes(mdp: Any) -> None:
 
 
 def check_values(mdp: Any) -> None:
+    """Raises ValueError for numbers that are not finite, rows that are no distributions, and impossible starts."""
     for name in ("transition", "reward", "initial"):
         value = getattr(mdp, name)
         if _check.is_concrete(value) and not np.isfinite(value).all():
