@@ -18,10 +18,14 @@ class Algorithm:
       init: key -> state, a pytree of arrays with a field `params`, the policy's.
       step: state -> (state, metrics): one update; sample, estimate, improve. `metrics` is a dict of scalars, among them
         `env_steps`, the environment steps that the update took, and `episode_return`, the mean return of the episodes
-        that ended in it (NaN if none did).
+        that ended in it (NaN if none did). `nonfinite` counts what was NaN or infinite in the update (episodes with
+        such rewards or observations, and one for the gradient or the new parameters); where it is not 0, the update has
+        left the parameters as they were, and `nonfinite_lane` and `nonfinite_episode` name the first such episode
+        (lane −1: episode is the id in a queue; episode −1: no episode is to blame).
       env, policy: what is trained, for evaluation and plots.
       name: for messages and files.
-      config: the hyperparameters, for the record.
+      config: the hyperparameters as plain data, for the record and for checkpoints.
+      episode_key: state -> the key by which `jaxpg.replay` plays the episodes of the update that led to the state.
     """
 
     init: Callable[[Any], Any]
@@ -30,3 +34,4 @@ class Algorithm:
     policy: Policy | None = None
     name: str = "algorithm"
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    episode_key: Callable[[Any], Any] | None = None

@@ -1,7 +1,7 @@
 """The policy π_θ(a | s): a pair of pure functions. A critic V_φ(s) has the same shape and gives a value."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +24,16 @@ class Policy:
         environment takes, `to_environment(action)` says what is. A policy with memory:
         (params, observation, carry) -> (distribution, carry).
       initial_carry: None, or the pytree of arrays that the memory holds at the first step of an episode.
+      unroll: None, or for a policy with memory (params, observations [T, …], starts [T], carry) ->
+        (distributions [T], carry): what `apply` gives step by step, with `initial_carry` in the place of the carry at
+        each step where `starts` holds, computed faster. Without it `apply` is scanned.
+      has_value: whether the distributions have an attribute `value`, V_φ(s) from a torso shared with the policy.
+      critic: None, or a function () -> `Critic` that makes one like the policy.
+      observe: None, or (params, observations, valid) -> params: running statistics of the observations, which are part
+        of params, with those counted in for which `valid` holds. Their leading axes are any, the same for both.
+        Algorithms call it once in an update, after they have learnt from the observations.
+      trainable: None (all), or params -> a pytree like params of booleans: what optimisers may change.
+      description: None, or the arguments as plain data, for `save_policy` and checkpoints.
 
     The engine calls `apply` for one observation under `vmap`; jaxpg's own policies also take leading batch axes.
     """
@@ -31,6 +41,12 @@ class Policy:
     init: Callable[..., Any]
     apply: Callable[..., Any]
     initial_carry: Any = None
+    unroll: Callable[..., Any] | None = None
+    has_value: bool = False
+    critic: Callable[[], "Critic"] | None = None
+    observe: Callable[..., Any] | None = None
+    trainable: Callable[[Any], Any] | None = None
+    description: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check.callable_("init", self.init, "key -> params")
@@ -45,12 +61,17 @@ class Critic:
       init: key -> params.
       apply: (params, observation) -> value, a scalar for one observation. With memory:
         (params, observation, carry) -> (value, carry).
-      initial_carry: as in `Policy`.
+      initial_carry, unroll (with values [T] in the place of distributions), observe, trainable, description: as in
+        `Policy`.
     """
 
     init: Callable[..., Any]
     apply: Callable[..., Any]
     initial_carry: Any = None
+    unroll: Callable[..., Any] | None = None
+    observe: Callable[..., Any] | None = None
+    trainable: Callable[[Any], Any] | None = None
+    description: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check.callable_("init", self.init, "key -> params")
