@@ -19,6 +19,7 @@ from jax.core import Tracer
 T = TypeVar("T")
 
 __all__ = [
+    "boolean",
     "callable_",
     "count",
     "count_or",
@@ -77,6 +78,13 @@ def optimizer(argument: str, value: Any) -> Any:
             f"({value!r:.80})"
         )
     return value
+
+
+def boolean(argument: str, value: Any) -> bool:
+    """`value`, True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{argument} must be True or False; got {type(value).__name__} ({value!r:.80})")
+    return bool(value)
 
 
 def optional(check: Any, argument: str, value: Any, *rest: Any, **options: Any) -> Any:

@@ -17,7 +17,7 @@ from jaxpg.envs.base import Environment
 from jaxpg.lanes import EpisodeStatistics, KeyWords, Lanes, Player, Trajectory, play_row, reset_lane, select
 from jaxpg.policies.base import Policy
 
-__all__ = ["Segment", "SegmentState", "segment", "start_segments"]
+__all__ = ["Segment", "SegmentState", "restart", "segment", "start_segments"]
 
 
 class SegmentState(NamedTuple):
@@ -76,6 +76,24 @@ def start_segments(env: Environment, policy: Policy, key: Any, num_lanes: int) -
     )
 
 
+def restart(env: Environment, policy: Policy, state: SegmentState, lanes: jax.Array) -> SegmentState:
+    """`state` with new episodes on those `lanes` ([lane] booleans) that are to leave the ones they are playing."""
+    return _hand_out_if_any(Player(env=env, policy=policy), lanes, state)
+
+
+def _hand_out_if_any(player: Player, free: jax.Array, state: SegmentState) -> SegmentState:
+    """The free lanes at the first steps of their next episodes."""
+
+    def hand_out(free, state: SegmentState) -> SegmentState:
+        def refill():
+            return _fresh(player, state.key, state.lanes.episode + 1), jnp.zeros_like(state.spent)
+
+        spare, spent = jax.lax.cond(any_member(jnp.any(free & state.spent)), refill, lambda: (state.spare, state.spent))
+        return state._replace(lanes=select(free, spare, state.lanes), spare=spare, spent=spent | free)
+
+    return jax.lax.cond(any_member(jnp.any(free)), hand_out, lambda _, state: state, free, state)
+
+
 def segment(
     env: Environment,
     policy: Policy,
@@ -94,18 +112,11 @@ def segment(
     num_steps = _check.count("num_steps", num_steps)
     player = Player(env=env, policy=policy, value=value, final_rows=final_rows)
 
-    def hand_out(free, state: SegmentState) -> SegmentState:
-        def refill():
-            return _fresh(player, state.key, state.lanes.episode + 1), jnp.zeros_like(state.spent)
-
-        spare, spent = jax.lax.cond(any_member(jnp.any(free & state.spent)), refill, lambda: (state.spare, state.spent))
-        return state._replace(lanes=select(free, spare, state.lanes), spare=spare, spent=spent | free)
-
     def body(state: SegmentState, _):
         lanes, row, ended, free = play_row(player, params, state.lanes)
         statistics = EpisodeStatistics(lanes.time, lanes.returns, lanes.discounted_returns)
         state = state._replace(lanes=lanes)
-        state = jax.lax.cond(any_member(jnp.any(free)), hand_out, lambda _, state: state, free, state)
+        state = _hand_out_if_any(player, free, state)
         return state, (row, ended, statistics)
 
     state, (trajectory, finished, statistics) = jax.lax.scan(body, state, None, length=num_steps)

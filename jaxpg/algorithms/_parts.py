@@ -1,0 +1,253 @@
+"""Small parts of algorithms: optimisers, schedules, masked means, advantages, the scale of rewards, the guard."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpg import _check
+from jaxpg.envs.base import Environment
+from jaxpg.lanes import Lanes, Trajectory, float_dtype
+from jaxpg.policies.base import Critic, Policy
+from jaxpg.returns import generalized_advantages
+
+__all__ = ["Parameters", "RewardScale"]
+
+
+class Parameters(NamedTuple):
+    """All that optimisers change: the policy's parameters and the critic's, None where the policy holds its value."""
+
+    policy: Any
+    critic: Any
+
+
+class RewardScale(NamedTuple):
+    """The running scale of rewards: `running` [lane] is each lane's G ← γ G + r, 0 where an episode begins.
+
+    `count`, `mean` and `m2` (the summed squared deviations) are of all G so far.
+    """
+
+    running: jax.Array
+    count: jax.Array
+    mean: jax.Array
+    m2: jax.Array
+
+
+MOST_COUNTED = 1e7  # Beyond it a float32 count would stall; the newest then weigh as much as if there had been so many.
+
+
+def critic_for(env: Environment, policy: Policy, critic: Critic | None) -> Critic | None:
+    """The critic given, or one like the policy, or None where the policy's own distributions hold the value."""
+    _check.instance("policy", policy, Policy)
+    if critic is not None:
+        if policy.has_value:
+            raise ValueError("policy has a value of its own (shared_value=True); leave out the critic, or take another policy")
+        return _check.instance("critic", critic, Critic)
+    if policy.has_value:
+        return None
+    if policy.critic is None:
+        raise ValueError(
+            "critic must be given with a policy of your own, for example critic=jaxpg.policies.value_mlp(env)"
+        )
+    return policy.critic()
+
+
+def make_optimizer(
+    optimizer: Any,
+    learning_rate: Any,
+    max_gradient_norm: Any,
+    trainable: Callable[[Any], Any] | None,
+    steps_per_update: int = 1,
+    default: Callable[..., Any] = lambda rate: optax.adam(rate, eps=1e-5),
+) -> Any:
+    """The optax optimiser of an algorithm: gradients are clipped by their global norm, then `optimizer` follows.
+
+    Args:
+      optimizer: None: `default(learning_rate)`.
+      learning_rate: a number, or a schedule: a function of the number of updates (not of gradient steps).
+      max_gradient_norm: None: no clipping.
+      trainable: None, or params -> pytree of booleans, what the optimiser may change.
+    """
+    if optimizer is None:
+        rate: Any = learning_rate
+        if callable(learning_rate):
+            rate = lambda count: learning_rate(count // steps_per_update)  # noqa: E731
+        optimizer = default(rate)
+    if max_gradient_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(max_gradient_norm), optimizer)
+    return optimizer if trainable is None else optax.masked(optimizer, trainable)
+
+
+def check_optimizer(optimizer: Any, learning_rate: Any, max_gradient_norm: Any) -> None:
+    """Raises where these do not go together or are out of range."""
+    _check.optional(_check.optimizer, "optimizer", optimizer)
+    if optimizer is not None and learning_rate is not None:
+        raise ValueError("give learning_rate or an optimizer, which has a learning rate of its own; got both")
+    if learning_rate is not None:
+        schedule("learning_rate", learning_rate)
+    _check.optional(_check.positive, "max_gradient_norm", max_gradient_norm)
+
+
+def schedule(argument: str, value: Any) -> Callable[[jax.Array], Any]:
+    """`value`, a positive number or a function of the number of updates such as `optax.linear_schedule(…)`."""
+    if callable(value):
+        return value
+    number = _check.positive(argument, value)
+    return lambda update: number
+
+
+def trainable_parameters(policy: Policy, critic: Critic | None) -> Callable[[Any], Any] | None:
+    """`Parameters` -> pytree of booleans, or None where everything may change."""
+    if policy.trainable is None and (critic is None or critic.trainable is None):
+        return None
+
+    def of(model: Policy | Critic | None, params: Any) -> Any:
+        if model is None or model.trainable is None:
+            return jax.tree.map(lambda _: True, params)
+        return model.trainable(params)
+
+    return lambda parameters: Parameters(of(policy, parameters.policy), of(critic, parameters.critic))
+
+
+def observe(
+    policy: Policy, critic: Critic | None, before: Parameters, after: Parameters, observations: Any, valid: jax.Array
+) -> Parameters:
+    """The parameters with the statistics of `before` and these observations."""
+    del before  # What is not trainable has not changed.
+
+    def of(model: Policy | Critic | None, params: Any) -> Any:
+        return params if model is None or model.observe is None else model.observe(params, observations, valid)
+
+    return Parameters(of(policy, after.policy), of(critic, after.critic))
+
+
+def advantages(batch: Any, discount: Any, lambda_: Any) -> tuple[jax.Array, jax.Array]:
+    """(A_t, V(s_t) + A_t): generalized advantages and the critic's targets, 0 and V in rows that are no steps."""
+    estimates = generalized_advantages(
+        batch.reward, batch.value, batch.next_value, batch.terminated, batch.truncated, discount, lambda_
+    )
+    estimates = jnp.where(batch.valid, estimates, 0.0)
+    return estimates, batch.value + estimates
+
+
+def mean_where(mask: jax.Array, values: jax.Array) -> jax.Array:
+    """The mean over entries for which `mask` holds; NaN if there are none."""
+    return jnp.sum(jnp.where(mask, values, 0)) / jnp.sum(mask)
+
+
+def standardized(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """(x − mean) / std over the entries for which `mask` holds, 0 elsewhere."""
+    count = jnp.maximum(jnp.sum(mask), 1)
+    centred = jnp.where(mask, values - jnp.sum(jnp.where(mask, values, 0.0)) / count, 0.0)
+    return centred / (jnp.sqrt(jnp.sum(centred**2) / count) + 1e-8)
+
+
+def explained_variance(targets: jax.Array, values: jax.Array, mask: jax.Array) -> jax.Array:
+    """1 − Var(target − V) / Var(target): 1 for a critic that knows all that can be known, 0 for a constant."""
+
+    def variance(x):
+        return mean_where(mask, (x - mean_where(mask, x)) ** 2)
+
+    spread = variance(targets)
+    return jnp.where(spread > 0, 1 - variance(targets - values) / jnp.where(spread > 0, spread, 1), jnp.nan)
+
+
+def entropy_of(distribution: Any, coefficient: Any) -> jax.Array:
+    """The entropy of a distribution; NaN where it cannot tell and no bonus needs it."""
+    if hasattr(distribution, "entropy"):
+        return distribution.entropy()
+    if not is_zero(coefficient):
+        raise TypeError(
+            f"entropy_coefficient needs distributions with an entropy; {type(distribution).__name__} has none: set it to 0"
+        )
+    return jnp.full((), jnp.nan)
+
+
+def is_zero(coefficient: Any) -> bool:
+    """Whether the coefficient is known to be 0 while tracing: what it multiplies may then be left out."""
+    return _check.is_concrete(coefficient) and float(coefficient) == 0
+
+
+def weighted(coefficient: Any, value: jax.Array) -> jax.Array:
+    """coefficient · value, 0 for a coefficient of 0 whatever the value."""
+    return jnp.zeros_like(value) if is_zero(coefficient) else coefficient * value
+
+
+def plain(**hyperparameters: Any) -> dict[str, Any]:
+    """Hyperparameters as plain data, for records: numbers, strings, None; what is neither is named by its kind."""
+
+    def of(value: Any) -> Any:
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if not _check.is_concrete(value):
+            return "traced"
+        if hasattr(value, "item") and getattr(value, "size", 0) == 1:
+            return value.item()
+        if isinstance(value, (tuple, list)):
+            return [of(x) for x in value]
+        return f"<{getattr(value, '__name__', type(value).__name__)}>"
+
+    return {name: of(value) for name, value in hyperparameters.items()}
+
+
+def start_reward_scale(num_envs: int) -> RewardScale:
+    """No reward seen yet."""
+    zero = jnp.zeros((), float_dtype())
+    return RewardScale(jnp.zeros(num_envs, float_dtype()), zero, zero, zero)
+
+
+def scaled_rewards(
+    scale: RewardScale, rewards: jax.Array, ended: jax.Array, valid: jax.Array, discount: Any
+) -> tuple[RewardScale, jax.Array]:
+    """(scale with these rewards counted in, rewards divided by the standard deviation of the running returns).
+
+    G is set to 0 where an episode ends: nothing passes into the next. The mean is not subtracted from rewards, which
+    would change what is best. Source: Engstrom et al. (2020), section 2.
+    """
+
+    def forward(running, row):
+        reward, ended, valid = row
+        total = (discount * running + reward).astype(running.dtype)
+        running = jnp.where(valid, total, running)
+        return jnp.where(valid & ended, 0.0, running), running
+
+    last, running = jax.lax.scan(forward, scale.running, (rewards, ended, valid))
+    count = jnp.sum(valid, dtype=scale.count.dtype)
+    mean = jnp.sum(jnp.where(valid, running, 0.0)) / jnp.maximum(count, 1)
+    m2 = jnp.sum(jnp.where(valid, (running - mean) ** 2, 0.0))
+    total, shift = scale.count + count, mean - scale.mean
+    share = count / jnp.maximum(total, 1)
+    new_mean, new_m2 = scale.mean + shift * share, scale.m2 + m2 + shift**2 * scale.count * share
+    kept = jnp.minimum(1, MOST_COUNTED / jnp.maximum(total, 1))
+    scale = RewardScale(last, total * kept, new_mean, new_m2 * kept)
+    std = jnp.sqrt(scale.m2 / jnp.maximum(scale.count, 1))
+    return scale, (rewards / jnp.where(std > 0, std + 1e-8, 1)).astype(rewards.dtype)
+
+
+def finite(tree: Any) -> jax.Array:
+    """Whether every float in `tree` is finite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves])) if leaves else jnp.ones((), bool)
+
+
+def blame(trajectory: Trajectory, lanes: Lanes) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """(lanes with a reward or an observation that is not finite, (lane, episode) of the first such row or (−1, −1))."""
+
+    def rows_finite(observation, axes: int) -> jax.Array:
+        leaves = [x for x in jax.tree.leaves(observation) if jnp.issubdtype(x.dtype, jnp.inexact)]
+        parts = [jnp.all(jnp.isfinite(x), axis=tuple(range(axes, x.ndim))) for x in leaves]
+        return jnp.all(jnp.stack(parts), axis=0) if parts else jnp.ones((), bool)
+
+    bad = trajectory.valid & ~jnp.isfinite(trajectory.reward)
+    bad |= ~rows_finite(trajectory.observation, 2)
+    behind = jnp.broadcast_to(~rows_finite(lanes.observation, 1), lanes.episode.shape)
+    rows = jnp.concatenate([bad, behind[None]])
+    episodes = jnp.concatenate([trajectory.episode, lanes.episode[None]])
+    first = jnp.argmax(rows.reshape(-1))
+    lane, episode = first % rows.shape[1], episodes.reshape(-1)[first]
+    any_bad = jnp.any(rows)
+    none = jnp.int32(-1)
+    where = (jnp.where(any_bad, lane.astype(jnp.int32), none), jnp.where(any_bad, episode, none))
+    return jnp.any(rows, axis=0), where

@@ -1,0 +1,265 @@
+"""PPO: proximal policy optimisation (Schulman et al., 2017).
+
+    L(θ) = E_t[ min(ρ_t A_t, clip(ρ_t, 1 − ε, 1 + ε) A_t) ],   ρ_t = π_θ(a_t | s_t) / π_θold(a_t | s_t)      (clip)
+    L(θ) = E_t[ ρ_t A_t − β KL(π_θold(· | s_t) ‖ π_θ(· | s_t)) ]                                              (kl)
+
+ascended by several epochs of minibatches on each segment. At θ = θ_old, ∇L is the policy gradient with weights A_t.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpg import _check
+from jaxpg._batching import any_member
+from jaxpg.algorithms import _parts
+from jaxpg.algorithms._actor_critic import Batch, Learner, actor_critic, forward, outputs
+from jaxpg.algorithms._parts import Parameters
+from jaxpg.algorithms.types import Algorithm
+from jaxpg.envs.base import Environment
+from jaxpg.policies.base import Critic, Policy
+
+__all__ = ["ppo"]
+
+
+class Minibatch(NamedTuple):
+    """Rows to learn from: the segment's [step, lane] arrays, whole lanes where there is a memory, else single steps.
+
+    `old` is the distribution that acted, where the objective needs it.
+    """
+
+    batch: Batch
+    advantages: jax.Array
+    targets: jax.Array
+    old: Any
+
+
+class PpoState(NamedTuple):
+    """The optimiser's state and β, which follows the divergence where the objective is "kl"."""
+
+    optimizer: Any
+    kl_coefficient: jax.Array
+
+
+def ppo(
+    env: Environment,
+    policy: Policy,
+    critic: Critic | None = None,
+    *,
+    num_envs: int = 16,
+    num_steps: int = 64,
+    num_epochs: int = 10,
+    num_minibatches: int = 8,
+    discount: Any = 0.99,
+    lambda_: Any = 0.95,
+    objective: str = "clip",
+    clip: Any = 0.2,
+    kl_coefficient: Any = 1.0,
+    kl_target: Any = 0.01,
+    value_clip: Any = None,
+    value_coefficient: Any = 0.5,
+    entropy_coefficient: Any = 0.0,
+    normalize_advantages: str | None = "minibatch",
+    max_kl: Any = None,
+    scale_rewards: bool = False,
+    learning_rate: Any = None,
+    optimizer: Any = None,
+    max_gradient_norm: Any = 0.5,
+) -> Algorithm:
+    """PPO with generalized advantages, in its clipped form or with a penalty on the divergence.
+
+    Args:
+      env, policy: the policy may have a memory; minibatches are then whole lanes, else single steps.
+      critic: V_φ; None: one like the policy.
+      num_envs, num_steps: environments played side by side, and the steps of each between two updates.
+      num_epochs, num_minibatches: passes over the segment, and the parts that it is cut into, anew each time.
+      discount, lambda_: γ and λ.
+      objective: "clip" or "kl".
+      clip: ε, a number or a function of the number of updates; for "clip".
+      kl_coefficient, kl_target: for "kl": where β starts, and the divergence that it follows: β is halved after an update
+        whose mean divergence was below kl_target / 1.5, doubled after one above 1.5 kl_target. kl_target None: β stays.
+      value_clip: None; or c: the critic's loss is the larger of those of V and of V_old + clip(V − V_old, −c, c).
+      value_coefficient: of ½ E[(V − target)²] in the loss.
+      entropy_coefficient: of the entropy bonus.
+      normalize_advantages: standardise advantages over each "minibatch" or the whole "batch"; None: leave them.
+      max_kl: None; or a bound: no further gradient step in this update once a minibatch's estimated divergence from the
+        policy that acted exceeds it.
+      scale_rewards: divide rewards by the running standard deviation of the discounted return.
+      learning_rate: of Adam; a number, or a function of the number of updates. Default 0.0003.
+      optimizer: an optax optimiser in the place of Adam and the learning rate.
+      max_gradient_norm: the gradient is clipped to this global norm; None: not at all.
+    Raises:
+      ValueError, TypeError: for arguments out of range, and where minibatches would not be of one size.
+    """
+    _check.named("objective", objective, ("clip", "kl"))
+    discount, lambda_ = _check.unit("discount", discount), _check.unit("lambda_", lambda_)
+    num_epochs, num_minibatches = _check.count("num_epochs", num_epochs), _check.count("num_minibatches", num_minibatches)
+    num_rows = _check_minibatches(policy, critic, num_envs, num_steps, num_minibatches, normalize_advantages)
+    clip_at = _parts.schedule("clip", clip)
+    _check.positive("kl_coefficient", kl_coefficient)
+    for name, value in {"kl_target": kl_target, "value_clip": value_clip, "max_kl": max_kl}.items():
+        _check.optional(_check.positive, name, value)
+    _check.number("value_coefficient", value_coefficient, 0.0)
+    _check.number("entropy_coefficient", entropy_coefficient)
+    _parts.check_optimizer(optimizer, learning_rate, max_gradient_norm)
+    rate = 3e-4 if learning_rate is None else learning_rate
+
+    def make_learner(critic: Critic | None) -> Learner:
+        has_memory = any(m is not None and m.initial_carry is not None for m in (policy, critic))
+        optimize = _parts.make_optimizer(
+            optimizer, rate, max_gradient_norm, _parts.trainable_parameters(policy, critic),
+            steps_per_update=num_epochs * num_minibatches,
+        )  # fmt: skip
+
+        def init(parameters: Parameters) -> PpoState:
+            return PpoState(optimize.init(parameters), jnp.asarray(kl_coefficient, jnp.result_type(float)))
+
+        def loss(parameters: Parameters, rows: Minibatch, clip: Any, kl_coefficient: jax.Array):
+            batch, valid = rows.batch, rows.batch.valid
+
+            def measure(distribution, action, old):
+                kl = old.kl_divergence(distribution) if objective == "kl" else jnp.zeros(())
+                return distribution.log_prob(action), _parts.entropy_of(distribution, entropy_coefficient), kl
+
+            (log_prob, entropy, kl), value = outputs(policy, critic, parameters, batch, measure, rows.old)
+            advantages = rows.advantages
+            if normalize_advantages == "minibatch":
+                advantages = _parts.standardized(advantages, valid)
+
+            log_ratio = jnp.where(valid, log_prob - batch.log_prob, 0.0)
+            ratio = jnp.exp(log_ratio)
+            if objective == "clip":
+                gain = jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages)
+            else:
+                gain = ratio * advantages - kl_coefficient * kl
+            error = (value - rows.targets) ** 2
+            if value_clip is not None:
+                clipped = batch.value + jnp.clip(value - batch.value, -value_clip, value_clip)
+                error = jnp.maximum(error, (clipped - rows.targets) ** 2)
+
+            policy_loss = -_parts.mean_where(valid, gain)
+            value_loss = 0.5 * _parts.mean_where(valid, error)
+            bonus = _parts.mean_where(valid, entropy)
+            total = policy_loss + value_coefficient * value_loss - _parts.weighted(entropy_coefficient, bonus)
+            # KL(π_old ‖ π) = E[(ρ − 1) − log ρ], every term of which is at least 0 (Schulman, 2020).
+            estimated_kl = _parts.mean_where(valid, jnp.expm1(log_ratio) - log_ratio)
+            return total, {
+                "policy_loss": policy_loss,
+                "value_loss": value_loss,
+                "entropy": bonus,
+                "kl": _parts.mean_where(valid, kl) if objective == "kl" else estimated_kl,
+                "clip_fraction": _parts.mean_where(valid, jnp.abs(ratio - 1) > clip),
+            }
+
+        def update(state: PpoState, parameters: Parameters, batch: Batch, key: jax.Array, count: jax.Array):
+            advantages, targets = _parts.advantages(batch, discount, lambda_)
+            if normalize_advantages == "batch":
+                advantages = _parts.standardized(advantages, batch.valid)
+            old = forward(policy, parameters.policy, batch, batch.policy_carry) if objective == "kl" else ()
+            rows = Minibatch(batch, advantages, targets, old)
+            if not has_memory:  # One long row of lanes.
+                rows = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), _by_rows(rows))
+            epsilon = clip_at(count)
+
+            def gradient_step(carry, indices):
+                parameters, optimizer_state, going = carry
+                minibatch = _take(rows, indices)
+                gradient, metrics = jax.grad(loss, has_aux=True)(parameters, minibatch, epsilon, state.kl_coefficient)
+                metrics["gradient_norm"] = optax.global_norm(gradient)
+                if max_kl is not None:
+                    going &= metrics["kl"] <= max_kl
+                updates, after = optimize.update(gradient, optimizer_state, parameters)
+                new = (optax.apply_updates(parameters, updates), after)
+                if max_kl is not None:
+                    new = jax.tree.map(lambda n, o: jnp.where(going, n, o), new, (parameters, optimizer_state))
+                return (*new, going), (metrics, going)
+
+            def skip(carry, indices):
+                metrics = jax.eval_shape(gradient_step, carry, indices)[1]
+                return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+
+            def minibatch_step(carry, indices):
+                if max_kl is None:
+                    return gradient_step(carry, indices)
+                return jax.lax.cond(any_member(carry[2]), gradient_step, skip, carry, indices)
+
+            def epoch(carry, key):
+                order = jax.random.permutation(key, num_rows).reshape(num_minibatches, -1)
+                return jax.lax.scan(minibatch_step, carry, order)
+
+            start = (parameters, state.optimizer, jnp.ones((), bool))
+            (parameters, optimizer_state, _), (metrics, done) = jax.lax.scan(
+                epoch, start, jax.random.split(key, num_epochs)
+            )
+            metrics = {name: _parts.mean_where(done, value) for name, value in metrics.items()}
+            metrics["gradient_steps"] = jnp.sum(done, dtype=jnp.int32)
+            metrics["explained_variance"] = _parts.explained_variance(targets, batch.value, batch.valid)
+            beta = state.kl_coefficient
+            if objective == "kl":
+                metrics["kl_coefficient"] = beta
+                if kl_target is not None:
+                    after = forward(policy, parameters.policy, batch, batch.policy_carry, _divergence, old)
+                    kl = _parts.mean_where(batch.valid, after)
+                    beta = jnp.where(kl > 1.5 * kl_target, beta * 2, jnp.where(kl < kl_target / 1.5, beta / 2, beta))
+            return PpoState(optimizer_state, beta), parameters, metrics
+
+        return Learner(init, update)
+
+    return actor_critic(
+        env, policy, critic, make_learner,
+        num_envs=num_envs, num_steps=num_steps, discount=discount, scale_rewards=scale_rewards, name="ppo",
+        config=_parts.plain(
+            num_epochs=num_epochs, num_minibatches=num_minibatches, discount=discount, lambda_=lambda_,
+            objective=objective, clip=clip, kl_coefficient=kl_coefficient, kl_target=kl_target, value_clip=value_clip,
+            value_coefficient=value_coefficient, entropy_coefficient=entropy_coefficient,
+            normalize_advantages=normalize_advantages, max_kl=max_kl, learning_rate=rate, optimizer=optimizer,
+            max_gradient_norm=max_gradient_norm,
+        ),
+    )  # fmt: skip
+
+
+def _divergence(distribution: Any, old: Any) -> jax.Array:
+    return old.kl_divergence(distribution)
+
+
+def _by_rows(rows: Minibatch) -> Minibatch:
+    """Without what belongs to lanes as a whole; policies and critics without a memory do not look at it."""
+    batch = rows.batch._replace(last_value=None, policy_carry=None, critic_carry=None)
+    return rows._replace(batch=batch)
+
+
+def _take(rows: Minibatch, lanes: jax.Array) -> Minibatch:
+    """The rows of some lanes."""
+    batch = rows.batch
+    first = (batch.last_value, batch.policy_carry, batch.critic_carry)
+    last_value, policy_carry, critic_carry = jax.tree.map(lambda x: x[lanes], first)
+    rest = rows._replace(batch=batch._replace(last_value=None, policy_carry=None, critic_carry=None))
+    taken = jax.tree.map(lambda x: x[:, lanes], rest)
+    carried = {"last_value": last_value, "policy_carry": policy_carry, "critic_carry": critic_carry}
+    return taken._replace(batch=taken.batch._replace(**carried))
+
+
+def _check_minibatches(
+    policy: Policy, critic: Critic | None, num_envs: Any, num_steps: Any, num_minibatches: int, normalize: Any
+) -> int:
+    """How many things are dealt out to minibatches: lanes, or single steps."""
+    if normalize is not None:
+        _check.named("normalize_advantages", normalize, ("minibatch", "batch"))
+    num_envs, num_steps = _check.count("num_envs", num_envs), _check.count("num_steps", num_steps)
+    has_memory = any(getattr(model, "initial_carry", None) is not None for model in (policy, critic))
+    count, what = (num_envs, "num_envs (whole lanes, for a memory)") if has_memory else (num_envs * num_steps, "num_envs × num_steps")
+    if count % num_minibatches:
+        near = [n for n in range(1, count + 1) if count % n == 0]
+        below = max((n for n in near if n < num_minibatches), default=near[0])
+        above = min((n for n in near if n > num_minibatches), default=near[-1])
+        raise ValueError(
+            f"num_minibatches must divide {what} = {count}; got {num_minibatches}: the nearest are {below} and {above}"
+        )
+    if normalize == "minibatch" and num_envs * num_steps == num_minibatches:
+        raise ValueError(
+            f"num_minibatches {num_minibatches} makes minibatches of one step, whose standardised advantage is 0: take "
+            f"fewer, or normalize_advantages='batch'"
+        )
+    return count
