@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         training,
         weights,
     )
+    from jaxpg.algorithms.a2c import a2c
+    from jaxpg.algorithms.ppo import ppo
     from jaxpg.algorithms.reinforce import reinforce
     from jaxpg.algorithms.types import Algorithm
     from jaxpg.comparison import compare
@@ -57,6 +59,7 @@ _HOMES = {
     "Policy": "jaxpg.policies",
     "Timestep": "jaxpg.envs",
     "TrainResult": "jaxpg.training.train",
+    "a2c": "jaxpg.algorithms.a2c",
     "compare": "jaxpg.comparison",
     "evaluate": "jaxpg.training.evaluate",
     "fit_value": "jaxpg.fitting",
@@ -64,6 +67,7 @@ _HOMES = {
     "make": "jaxpg.envs",
     "natural_gradient": "jaxpg.natural",
     "policy_gradient": "jaxpg.gradient",
+    "ppo": "jaxpg.algorithms.ppo",
     "reinforce": "jaxpg.algorithms.reinforce",
     "train": "jaxpg.training.train",
     "use_cpu_cores": "jaxpg.training.devices",
@@ -99,6 +103,7 @@ __all__ = [
     "Policy",
     "Timestep",
     "TrainResult",
+    "a2c",
     "algorithms",
     "baselines",
     "batch_size",
@@ -117,6 +122,7 @@ __all__ = [
     "plot",
     "policies",
     "policy_gradient",
+    "ppo",
     "reinforce",
     "render",
     "rollout",

@@ -1,8 +1,8 @@
 """What actor-critic algorithms share: play a segment on every lane, learn from it, and keep the books.
 
 An algorithm is a `Learner`: what it keeps besides the parameters, and how these change with a `Batch`. Acting and
-learning see the same parameters and the same statistics of the observations; those are renewed after learning. An update
-in which anything was NaN or infinite is counted and not applied, and the lanes that it came from go on with new
+learning see the same parameters and the same statistics of the observations; those are renewed after learning. An
+update in which anything was NaN or infinite is counted and not applied, and the lanes that it came from go on with new
 episodes.
 """
 
@@ -172,7 +172,7 @@ def actor_critic(
         )
         learn_key = jax.random.fold_in(state.learner_key, state.update)
         kept, after, metrics = learner.update(state.learner, before, batch, learn_key, state.update)
-        after = observe(policy, critic, before, after, trajectory.observation, trajectory.valid)
+        after = observe(policy, critic, after, trajectory.observation, trajectory.valid)
 
         bad, episode = blame(trajectory, lanes.lanes)
         is_finite = finite((after, kept, metrics["gradient_norm"]))

@@ -43,7 +43,9 @@ def critic_for(env: Environment, policy: Policy, critic: Critic | None) -> Criti
     _check.instance("policy", policy, Policy)
     if critic is not None:
         if policy.has_value:
-            raise ValueError("policy has a value of its own (shared_value=True); leave out the critic, or take another policy")
+            raise ValueError(
+                "policy has a value of its own (shared_value=True); leave out the critic, or take another policy"
+            )
         return _check.instance("critic", critic, Critic)
     if policy.has_value:
         return None
@@ -80,6 +82,12 @@ def make_optimizer(
     return optimizer if trainable is None else optax.masked(optimizer, trainable)
 
 
+def descend(optimizer: Any, gradient: Any, state: Any, parameters: Any) -> tuple[Any, Any]:
+    """(parameters, optimiser state) after one step down the gradient of a loss."""
+    updates, state = optimizer.update(gradient, state, parameters)
+    return optax.apply_updates(parameters, updates), state
+
+
 def check_optimizer(optimizer: Any, learning_rate: Any, max_gradient_norm: Any) -> None:
     """Raises where these do not go together or are out of range."""
     _check.optional(_check.optimizer, "optimizer", optimizer)
@@ -112,15 +120,14 @@ def trainable_parameters(policy: Policy, critic: Critic | None) -> Callable[[Any
 
 
 def observe(
-    policy: Policy, critic: Critic | None, before: Parameters, after: Parameters, observations: Any, valid: jax.Array
+    policy: Policy, critic: Critic | None, parameters: Parameters, observations: Any, valid: jax.Array
 ) -> Parameters:
-    """The parameters with the statistics of `before` and these observations."""
-    del before  # What is not trainable has not changed.
+    """The parameters with these observations counted into their statistics."""
 
     def of(model: Policy | Critic | None, params: Any) -> Any:
         return params if model is None or model.observe is None else model.observe(params, observations, valid)
 
-    return Parameters(of(policy, after.policy), of(critic, after.critic))
+    return Parameters(of(policy, parameters.policy), of(critic, parameters.critic))
 
 
 def advantages(batch: Any, discount: Any, lambda_: Any) -> tuple[jax.Array, jax.Array]:
@@ -130,6 +137,11 @@ def advantages(batch: Any, discount: Any, lambda_: Any) -> tuple[jax.Array, jax.
     )
     estimates = jnp.where(batch.valid, estimates, 0.0)
     return estimates, batch.value + estimates
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """√Σ x² over all leaves."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))
 
 
 def mean_where(mask: jax.Array, values: jax.Array) -> jax.Array:
@@ -160,7 +172,8 @@ def entropy_of(distribution: Any, coefficient: Any) -> jax.Array:
         return distribution.entropy()
     if not is_zero(coefficient):
         raise TypeError(
-            f"entropy_coefficient needs distributions with an entropy; {type(distribution).__name__} has none: set it to 0"
+            f"entropy_coefficient needs distributions with an entropy; {type(distribution).__name__} has none: set it "
+            f"to 0"
         )
     return jnp.full((), jnp.nan)
 
@@ -232,13 +245,15 @@ def finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves])) if leaves else jnp.ones((), bool)
 
 
+def rows_finite(observation: Any, axes: int) -> jax.Array:
+    """Whether each observation is finite, over its axes behind the first `axes`; a scalar where none has floats."""
+    leaves = [x for x in jax.tree.leaves(observation) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    parts = [jnp.all(jnp.isfinite(x), axis=tuple(range(axes, x.ndim))) for x in leaves]
+    return jnp.all(jnp.stack(parts), axis=0) if parts else jnp.ones((), bool)
+
+
 def blame(trajectory: Trajectory, lanes: Lanes) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """(lanes with a reward or an observation that is not finite, (lane, episode) of the first such row or (−1, −1))."""
-
-    def rows_finite(observation, axes: int) -> jax.Array:
-        leaves = [x for x in jax.tree.leaves(observation) if jnp.issubdtype(x.dtype, jnp.inexact)]
-        parts = [jnp.all(jnp.isfinite(x), axis=tuple(range(axes, x.ndim))) for x in leaves]
-        return jnp.all(jnp.stack(parts), axis=0) if parts else jnp.ones((), bool)
 
     bad = trajectory.valid & ~jnp.isfinite(trajectory.reward)
     bad |= ~rows_finite(trajectory.observation, 2)

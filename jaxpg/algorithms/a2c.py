@@ -8,8 +8,6 @@ One gradient step on each segment: PPO with one epoch and one batch.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 
 from jaxpg import _check
 from jaxpg.algorithms import _parts
@@ -83,10 +81,10 @@ def a2c(
                 return total, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": bonus}
 
             gradient, metrics = jax.grad(loss, has_aux=True)(parameters)
-            updates, optimizer_state = optimize.update(gradient, optimizer_state, parameters)
-            metrics["gradient_norm"] = optax.global_norm(gradient)
+            parameters, optimizer_state = _parts.descend(optimize, gradient, optimizer_state, parameters)
+            metrics["gradient_norm"] = _parts.global_norm(gradient)
             metrics["explained_variance"] = _parts.explained_variance(targets, batch.value, batch.valid)
-            return optimizer_state, optax.apply_updates(parameters, updates), metrics
+            return optimizer_state, parameters, metrics
 
         return Learner(optimize.init, update)
 

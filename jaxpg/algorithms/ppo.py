@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxpg import _check
 from jaxpg._batching import any_member
@@ -78,8 +77,9 @@ def ppo(
       discount, lambda_: γ and λ.
       objective: "clip" or "kl".
       clip: ε, a number or a function of the number of updates; for "clip".
-      kl_coefficient, kl_target: for "kl": where β starts, and the divergence that it follows: β is halved after an update
-        whose mean divergence was below kl_target / 1.5, doubled after one above 1.5 kl_target. kl_target None: β stays.
+      kl_coefficient, kl_target: for "kl": where β starts, and the divergence that it follows: β is halved after an
+        update whose mean divergence was below kl_target / 1.5, doubled after one above 1.5 kl_target. kl_target None:
+        β stays.
       value_clip: None; or c: the critic's loss is the larger of those of V and of V_old + clip(V − V_old, −c, c).
       value_coefficient: of ½ E[(V − target)²] in the loss.
       entropy_coefficient: of the entropy bonus.
@@ -95,7 +95,10 @@ def ppo(
     """
     _check.named("objective", objective, ("clip", "kl"))
     discount, lambda_ = _check.unit("discount", discount), _check.unit("lambda_", lambda_)
-    num_epochs, num_minibatches = _check.count("num_epochs", num_epochs), _check.count("num_minibatches", num_minibatches)
+    num_epochs, num_minibatches = (
+        _check.count("num_epochs", num_epochs),
+        _check.count("num_minibatches", num_minibatches),
+    )
     num_rows = _check_minibatches(policy, critic, num_envs, num_steps, num_minibatches, normalize_advantages)
     clip_at = _parts.schedule("clip", clip)
     _check.positive("kl_coefficient", kl_coefficient)
@@ -167,11 +170,10 @@ def ppo(
                 parameters, optimizer_state, going = carry
                 minibatch = _take(rows, indices)
                 gradient, metrics = jax.grad(loss, has_aux=True)(parameters, minibatch, epsilon, state.kl_coefficient)
-                metrics["gradient_norm"] = optax.global_norm(gradient)
+                metrics["gradient_norm"] = _parts.global_norm(gradient)
                 if max_kl is not None:
                     going &= metrics["kl"] <= max_kl
-                updates, after = optimize.update(gradient, optimizer_state, parameters)
-                new = (optax.apply_updates(parameters, updates), after)
+                new = _parts.descend(optimize, gradient, optimizer_state, parameters)
                 if max_kl is not None:
                     new = jax.tree.map(lambda n, o: jnp.where(going, n, o), new, (parameters, optimizer_state))
                 return (*new, going), (metrics, going)
@@ -249,7 +251,11 @@ def _check_minibatches(
         _check.named("normalize_advantages", normalize, ("minibatch", "batch"))
     num_envs, num_steps = _check.count("num_envs", num_envs), _check.count("num_steps", num_steps)
     has_memory = any(getattr(model, "initial_carry", None) is not None for model in (policy, critic))
-    count, what = (num_envs, "num_envs (whole lanes, for a memory)") if has_memory else (num_envs * num_steps, "num_envs × num_steps")
+    count, what = (
+        (num_envs, "num_envs (whole lanes, for a memory)")
+        if has_memory
+        else (num_envs * num_steps, "num_envs × num_steps")
+    )
     if count % num_minibatches:
         near = [n for n in range(1, count + 1) if count % n == 0]
         below = max((n for n in near if n < num_minibatches), default=near[0])

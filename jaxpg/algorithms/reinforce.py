@@ -14,9 +14,12 @@ import optax
 
 from jaxpg import _check, baselines, fitting, rollout, weights
 from jaxpg._plan import require_max_steps
+from jaxpg.algorithms import _parts
+from jaxpg.algorithms._parts import Parameters
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
+from jaxpg.lanes import Trajectory
 from jaxpg.policies.base import Critic, Policy
 from jaxpg.stored import gradient_from
 from jaxpg.weights import Weight
@@ -43,7 +46,9 @@ def reinforce(
     num_episodes: int = 32,
     weight: Weight | None = None,
     baseline: Baseline | None = None,
+    learning_rate: Any = None,
     optimizer: Any = None,
+    max_gradient_norm: Any = 10.0,
     critic_optimizer: Any = None,
     critic_steps: int = 40,
     critic_batch_size: int = 256,
@@ -59,7 +64,9 @@ def reinforce(
       weight: default `reward_to_go(discount=0.99, discount_states=False)`: without the factor γ^t, which would all but
         ignore late steps of long episodes.
       baseline: default `leave_one_out()`; give this or a critic.
-      optimizer: an optax optimiser; default Adam with learning rate 0.01 and the gradient clipped to norm 10.
+      learning_rate: of Adam; a number, or a function of the number of updates. Default 0.01.
+      optimizer: an optax optimiser in the place of Adam and the learning rate.
+      max_gradient_norm: the gradient is clipped to this global norm; None: not at all.
       critic_optimizer: default Adam with learning rate 0.003.
       critic_steps, critic_batch_size: gradient steps of the critic in an update, and the steps drawn for each.
       num_lanes: episodes played side by side.
@@ -70,7 +77,7 @@ def reinforce(
     _check.optional(_check.instance, "critic", critic, Critic)
     _check.optional(_check.instance, "weight", weight, Weight)
     _check.optional(_check.instance, "baseline", baseline, Baseline)
-    _check.optional(_check.optimizer, "optimizer", optimizer)
+    _parts.check_optimizer(optimizer, learning_rate, max_gradient_norm)
     _check.optional(_check.optimizer, "critic_optimizer", critic_optimizer)
     if critic is not None and baseline is not None:
         raise ValueError("give a critic or a baseline, not both: the critic is the baseline")
@@ -80,25 +87,32 @@ def reinforce(
     weight = weights.reward_to_go(0.99, discount_states=False) if weight is None else weight
     if critic is None and baseline is None:
         baseline = baselines.leave_one_out() if num_episodes > 1 else baselines.none()
-    optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(1e-2)) if optimizer is None else optimizer
-    critic_optimizer = optax.adam(3e-3) if critic_optimizer is None else critic_optimizer
+    rate = 1e-2 if learning_rate is None else learning_rate
+    optimize = _parts.make_optimizer(optimizer, rate, max_gradient_norm, policy.trainable, default=optax.adam)
+    optimize_critic = optax.adam(3e-3) if critic_optimizer is None else critic_optimizer
+    if critic is not None and critic.trainable is not None:
+        optimize_critic = optax.masked(optimize_critic, critic.trainable)
+
+    def sample_key_of(state: ReinforceState, update: Any) -> tuple[jax.Array, jax.Array]:
+        """The keys of an update's episodes and of what its critic draws."""
+        return tuple(jax.random.split(jax.random.fold_in(state.key, update)))
 
     def init(key: Any) -> ReinforceState:
         key = _check.key("key", key)
         policy_key, critic_key, sample_key = jax.random.split(key, 3)
         params = policy.init(policy_key)
-        critic_params = None if critic is None else critic.init(critic_key)
+        critic_params: Any = None if critic is None else critic.init(critic_key)
         return ReinforceState(
             params=params,
-            optimizer_state=optimizer.init(params),
+            optimizer_state=optimize.init(params),
             critic_params=critic_params,
-            critic_optimizer_state=None if critic is None else critic_optimizer.init(critic_params),
+            critic_optimizer_state=None if critic is None else optimize_critic.init(critic_params),
             key=sample_key,
             update=jnp.zeros((), jnp.int32),
         )
 
     def step(state: ReinforceState) -> tuple[ReinforceState, dict[str, Any]]:
-        sample_key, critic_key = jax.random.split(jax.random.fold_in(state.key, state.update))
+        sample_key, critic_key = sample_key_of(state, state.update)
         trajectory, episodes = rollout.collect(
             env,
             policy,
@@ -112,44 +126,78 @@ def reinforce(
         b = baseline if critic is None else fitting.fitted(critic, state.critic_params)
         estimate = gradient_from(trajectory, policy, state.params, weight, b, num_episodes=num_episodes)
         # Gradients point uphill, optax's updates descend.
-        updates, optimizer_state = optimizer.update(
-            jax.tree.map(jnp.negative, estimate.gradient), state.optimizer_state, state.params
-        )
-        metrics = {
-            "episode_return": estimate.episode_return,
-            "episode_length": estimate.episode_length,
-            "objective": estimate.objective,
-            "objective_error": estimate.objective_error,
-            "gradient_norm": estimate.gradient_norm,
-            "snr": estimate.snr,
-            "num_episodes": estimate.num_episodes,
-            "env_steps": estimate.num_steps,
-            "nonfinite_episodes": estimate.num_nonfinite,
-        }
-        state = state._replace(
-            params=optax.apply_updates(state.params, updates), optimizer_state=optimizer_state, update=state.update + 1
-        )
+        descent = jax.tree.map(jnp.negative, estimate.gradient)
+        params, optimizer_state = _parts.descend(optimize, descent, state.optimizer_state, state.params)
+        critic_params, critic_state, value_loss = state.critic_params, state.critic_optimizer_state, {}
         if critic is not None:
             targets = weights.trajectory_weights(trajectory, weights.reward_to_go(weight.discount))
             critic_params, critic_state, loss = fitting.fit_steps(
                 critic.apply,
                 state.critic_params,
                 state.critic_optimizer_state,
-                critic_optimizer,
+                optimize_critic,
                 trajectory,
                 targets,
                 critic_key,
                 critic_steps,
                 critic_batch_size,
             )
-            state = state._replace(critic_params=critic_params, critic_optimizer_state=critic_state)
-            metrics["value_loss"] = loss
-        return state, metrics
+            value_loss = {"value_loss": loss}
+        after = Parameters(params, critic_params)
+        after = _parts.observe(policy, critic, after, trajectory.observation, trajectory.valid)
 
-    config = {
-        "num_episodes": num_episodes,
-        "critic": critic is not None,
-        "critic_steps": critic_steps,
-        "critic_batch_size": critic_batch_size,
-    }
-    return Algorithm(init=init, step=step, env=env, policy=policy, name="reinforce", config=config)
+        bad = _bad_episodes(trajectory, episodes.returns)
+        is_finite = _parts.finite((after, optimizer_state, critic_state, estimate.gradient_norm))
+        applied = is_finite & ~jnp.any(bad)
+        new = (after.policy, optimizer_state, after.critic, critic_state)
+        state = ReinforceState(
+            *jax.tree.map(lambda new, old: jnp.where(applied, new, old), new, tuple(state[:4])),
+            key=state.key,
+            update=state.update + 1,
+        )
+        return state, {
+            "episode_return": estimate.episode_return,
+            "episode_length": estimate.episode_length,
+            "num_episodes": estimate.num_episodes,
+            "env_steps": estimate.num_steps,
+            "objective": estimate.objective,
+            "objective_error": estimate.objective_error,
+            "gradient_norm": estimate.gradient_norm,
+            "snr": estimate.snr,
+            **value_loss,
+            "nonfinite": jnp.sum(bad, dtype=jnp.int32) + ~is_finite,
+            "nonfinite_lane": jnp.int32(-1),
+            "nonfinite_episode": jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32),
+        }
+
+    return Algorithm(
+        init=init,
+        step=step,
+        env=env,
+        policy=policy,
+        name="reinforce",
+        config={
+            **_parts.plain(
+                num_episodes=num_episodes,
+                learning_rate=rate,
+                optimizer=optimizer,
+                max_gradient_norm=max_gradient_norm,
+                critic_optimizer=critic_optimizer,
+                critic_steps=critic_steps,
+                critic_batch_size=critic_batch_size,
+                discount=weight.discount,
+                state_discount=weight.state_discount,
+                group_size=None if baseline is None else baseline.group_size,
+            ),
+            "critic": None if critic is None else critic.description,
+            "policy": policy.description,
+        },
+        episode_key=lambda state: sample_key_of(state, state.update - 1)[0],
+    )
+
+
+def _bad_episodes(trajectory: Trajectory, returns: jax.Array) -> jax.Array:
+    """[episode] whether a reward or an observation was NaN or infinite."""
+    bad_rows = ~_parts.rows_finite(trajectory.observation, 2) & trajectory.valid
+    slots = jnp.where(bad_rows, trajectory.episode, returns.shape[0])
+    return (~jnp.isfinite(returns)).at[slots].set(True, mode="drop")
