@@ -15,6 +15,7 @@ from jaxpg import _check
 from jaxpg._batching import any_member
 from jaxpg.algorithms import _parts
 from jaxpg.algorithms._actor_critic import Batch, Learner, actor_critic, forward, outputs
+from jaxpg.algorithms._minibatches import count_rows, in_minibatches
 from jaxpg.algorithms._parts import Parameters
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.envs.base import Environment
@@ -23,15 +24,14 @@ from jaxpg.policies.base import Critic, Policy
 __all__ = ["ppo"]
 
 
-class Minibatch(NamedTuple):
-    """Rows to learn from: the segment's [step, lane] arrays, whole lanes where there is a memory, else single steps.
+class Targets(NamedTuple):
+    """What belongs to the rows of a batch besides: advantages, the critic's targets, and the distributions that acted.
 
-    `old` is the distribution that acted, where the objective needs it.
+    `old` is empty where the objective does not need it.
     """
 
-    batch: Batch
     advantages: jax.Array
-    targets: jax.Array
+    values: jax.Array
     old: Any
 
 
@@ -95,11 +95,15 @@ def ppo(
     """
     _check.named("objective", objective, ("clip", "kl"))
     discount, lambda_ = _check.unit("discount", discount), _check.unit("lambda_", lambda_)
-    num_epochs, num_minibatches = (
-        _check.count("num_epochs", num_epochs),
-        _check.count("num_minibatches", num_minibatches),
-    )
-    num_rows = _check_minibatches(policy, critic, num_envs, num_steps, num_minibatches, normalize_advantages)
+    num_epochs = _check.count("num_epochs", num_epochs)
+    count_rows("num_minibatches", num_minibatches, (policy, critic), num_envs, num_steps)
+    if normalize_advantages is not None:
+        _check.named("normalize_advantages", normalize_advantages, ("minibatch", "batch"))
+    if normalize_advantages == "minibatch" and num_envs * num_steps == num_minibatches:
+        raise ValueError(
+            f"num_minibatches {num_minibatches} makes minibatches of one step, whose standardised advantage is 0: take "
+            f"fewer, or normalize_advantages='batch'"
+        )
     clip_at = _parts.schedule("clip", clip)
     _check.positive("kl_coefficient", kl_coefficient)
     for name, value in {"kl_target": kl_target, "value_clip": value_clip, "max_kl": max_kl}.items():
@@ -110,7 +114,6 @@ def ppo(
     rate = 3e-4 if learning_rate is None else learning_rate
 
     def make_learner(critic: Critic | None) -> Learner:
-        has_memory = any(m is not None and m.initial_carry is not None for m in (policy, critic))
         optimize = _parts.make_optimizer(
             optimizer, rate, max_gradient_norm, _parts.trainable_parameters(policy, critic),
             steps_per_update=num_epochs * num_minibatches,
@@ -119,15 +122,14 @@ def ppo(
         def init(parameters: Parameters) -> PpoState:
             return PpoState(optimize.init(parameters), jnp.asarray(kl_coefficient, jnp.result_type(float)))
 
-        def loss(parameters: Parameters, rows: Minibatch, clip: Any, kl_coefficient: jax.Array):
-            batch, valid = rows.batch, rows.batch.valid
+        def loss(parameters: Parameters, batch: Batch, targets: Targets, clip: Any, kl_coefficient: jax.Array):
+            valid, advantages = batch.valid, targets.advantages
 
             def measure(distribution, action, old):
                 kl = old.kl_divergence(distribution) if objective == "kl" else jnp.zeros(())
                 return distribution.log_prob(action), _parts.entropy_of(distribution, entropy_coefficient), kl
 
-            (log_prob, entropy, kl), value = outputs(policy, critic, parameters, batch, measure, rows.old)
-            advantages = rows.advantages
+            (log_prob, entropy, kl), value = outputs(policy, critic, parameters, batch, measure, targets.old)
             if normalize_advantages == "minibatch":
                 advantages = _parts.standardized(advantages, valid)
 
@@ -137,10 +139,10 @@ def ppo(
                 gain = jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages)
             else:
                 gain = ratio * advantages - kl_coefficient * kl
-            error = (value - rows.targets) ** 2
+            error = (value - targets.values) ** 2
             if value_clip is not None:
                 clipped = batch.value + jnp.clip(value - batch.value, -value_clip, value_clip)
-                error = jnp.maximum(error, (clipped - rows.targets) ** 2)
+                error = jnp.maximum(error, (clipped - targets.values) ** 2)
 
             policy_loss = -_parts.mean_where(valid, gain)
             value_loss = 0.5 * _parts.mean_where(valid, error)
@@ -161,40 +163,34 @@ def ppo(
             if normalize_advantages == "batch":
                 advantages = _parts.standardized(advantages, batch.valid)
             old = forward(policy, parameters.policy, batch, batch.policy_carry) if objective == "kl" else ()
-            rows = Minibatch(batch, advantages, targets, old)
-            if not has_memory:  # One long row of lanes.
-                rows = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), _by_rows(rows))
             epsilon = clip_at(count)
 
-            def gradient_step(carry, indices):
+            def gradient_step(carry, batch, targets):
                 parameters, optimizer_state, going = carry
-                minibatch = _take(rows, indices)
-                gradient, metrics = jax.grad(loss, has_aux=True)(parameters, minibatch, epsilon, state.kl_coefficient)
+                gradient, metrics = jax.grad(loss, has_aux=True)(
+                    parameters, batch, targets, epsilon, state.kl_coefficient
+                )
                 metrics["gradient_norm"] = _parts.global_norm(gradient)
-                if max_kl is not None:
-                    going &= metrics["kl"] <= max_kl
                 new = _parts.descend(optimize, gradient, optimizer_state, parameters)
                 if max_kl is not None:
+                    going &= metrics["kl"] <= max_kl
                     new = jax.tree.map(lambda n, o: jnp.where(going, n, o), new, (parameters, optimizer_state))
                 return (*new, going), (metrics, going)
 
-            def skip(carry, indices):
-                metrics = jax.eval_shape(gradient_step, carry, indices)[1]
+            def skip(carry, batch, targets):
+                metrics = jax.eval_shape(gradient_step, carry, batch, targets)[1]
                 return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
 
-            def minibatch_step(carry, indices):
+            def minibatch_step(carry, batch, targets):
                 if max_kl is None:
-                    return gradient_step(carry, indices)
-                return jax.lax.cond(any_member(carry[2]), gradient_step, skip, carry, indices)
-
-            def epoch(carry, key):
-                order = jax.random.permutation(key, num_rows).reshape(num_minibatches, -1)
-                return jax.lax.scan(minibatch_step, carry, order)
+                    return gradient_step(carry, batch, targets)
+                return jax.lax.cond(any_member(carry[2]), gradient_step, skip, carry, batch, targets)
 
             start = (parameters, state.optimizer, jnp.ones((), bool))
-            (parameters, optimizer_state, _), (metrics, done) = jax.lax.scan(
-                epoch, start, jax.random.split(key, num_epochs)
-            )
+            (parameters, optimizer_state, _), (metrics, done) = in_minibatches(
+                minibatch_step, start, batch, Targets(advantages, targets, old), (policy, critic), key, num_epochs,
+                num_minibatches,
+            )  # fmt: skip
             metrics = {name: _parts.mean_where(done, value) for name, value in metrics.items()}
             metrics["gradient_steps"] = jnp.sum(done, dtype=jnp.int32)
             metrics["explained_variance"] = _parts.explained_variance(targets, batch.value, batch.valid)
@@ -224,48 +220,3 @@ def ppo(
 
 def _divergence(distribution: Any, old: Any) -> jax.Array:
     return old.kl_divergence(distribution)
-
-
-def _by_rows(rows: Minibatch) -> Minibatch:
-    """Without what belongs to lanes as a whole; policies and critics without a memory do not look at it."""
-    batch = rows.batch._replace(last_value=None, policy_carry=None, critic_carry=None)
-    return rows._replace(batch=batch)
-
-
-def _take(rows: Minibatch, lanes: jax.Array) -> Minibatch:
-    """The rows of some lanes."""
-    batch = rows.batch
-    first = (batch.last_value, batch.policy_carry, batch.critic_carry)
-    last_value, policy_carry, critic_carry = jax.tree.map(lambda x: x[lanes], first)
-    rest = rows._replace(batch=batch._replace(last_value=None, policy_carry=None, critic_carry=None))
-    taken = jax.tree.map(lambda x: x[:, lanes], rest)
-    carried = {"last_value": last_value, "policy_carry": policy_carry, "critic_carry": critic_carry}
-    return taken._replace(batch=taken.batch._replace(**carried))
-
-
-def _check_minibatches(
-    policy: Policy, critic: Critic | None, num_envs: Any, num_steps: Any, num_minibatches: int, normalize: Any
-) -> int:
-    """How many things are dealt out to minibatches: lanes, or single steps."""
-    if normalize is not None:
-        _check.named("normalize_advantages", normalize, ("minibatch", "batch"))
-    num_envs, num_steps = _check.count("num_envs", num_envs), _check.count("num_steps", num_steps)
-    has_memory = any(getattr(model, "initial_carry", None) is not None for model in (policy, critic))
-    count, what = (
-        (num_envs, "num_envs (whole lanes, for a memory)")
-        if has_memory
-        else (num_envs * num_steps, "num_envs × num_steps")
-    )
-    if count % num_minibatches:
-        near = [n for n in range(1, count + 1) if count % n == 0]
-        below = max((n for n in near if n < num_minibatches), default=near[0])
-        above = min((n for n in near if n > num_minibatches), default=near[-1])
-        raise ValueError(
-            f"num_minibatches must divide {what} = {count}; got {num_minibatches}: the nearest are {below} and {above}"
-        )
-    if normalize == "minibatch" and num_envs * num_steps == num_minibatches:
-        raise ValueError(
-            f"num_minibatches {num_minibatches} makes minibatches of one step, whose standardised advantage is 0: take "
-            f"fewer, or normalize_advantages='batch'"
-        )
-    return count

@@ -1,0 +1,153 @@
+"""What returns do the algorithms reach, and how do they compare with published ones?
+
+Each line of the table of presets (`jaxpg.algorithms.presets`) that has a target: some seeds at once in one compiled
+program, each for the line's number of environment steps, then 100 fresh episodes of each seed's last parameters, actions
+sampled as in training. Given are the mean over seeds, the interquartile mean with its 95% bootstrap interval (percentile,
+over seeds), and how many seeds reach the target by themselves.
+
+    python -m benchmarks returns [--only ppo/CartPole-v1 …] [--seeds 10] [--quick]
+
+Results are collected in benchmarks/results/returns_<backend>.json, a line for each pair that has been run; docs/returns.md
+is made from it.
+"""
+
+import argparse
+import json
+import sys
+
+import jax
+import numpy as np
+
+import jaxpg
+from benchmarks import common
+from jaxpg.algorithms import presets
+from jaxpg.cli.seeds import train_seeds
+from jaxpg.training.devices import set_xla_flags
+
+# (algorithm, environment): (target for the mean over seeds, what others report)
+TARGETS = {
+    ("ppo", "CartPole-v1"): (495, "rl-zoo 500 at 100k steps, CleanRL 490 at 500k"),
+    ("a2c", "CartPole-v1"): (490, "rl-zoo 500 at 500k"),
+    ("reinforce", "CartPole-v1"): (475, "475 is where gymnasium calls CartPole-v1 solved"),
+    ("ppo", "Acrobot-v1"): (-80, "rl-zoo −73.5 at 1M, CleanRL −90 at 500k"),
+    ("ppo", "Pendulum-v1"): (-170, "rl-zoo −172 at 100k (gSDE)"),
+    ("trpo", "Pendulum-v1"): (-175, "rl-zoo −174 at 100k (gSDE)"),
+    ("pgpe", "MountainCarContinuous-v0"): (90, "rl-zoo PPO 88.3, SAC 94.7"),
+    ("ppo", "Breakout-MinAtar"): (28, "PureJaxRL, 10M steps"),
+    ("ppo", "Asterix-MinAtar"): (15, "PureJaxRL, 10M steps"),
+    ("ppo", "Freeway-MinAtar"): (58, "PureJaxRL, 10M steps"),
+    ("ppo", "SpaceInvaders-MinAtar"): (131, "PureJaxRL, 10M steps"),
+    ("ppo", "MemoryChain-bsuite"): (0.9, "1 is perfect; the policy is recurrent"),
+    ("ppo", "MemoryChain-bsuite (no memory)"): (None, "the same without memory: 0 is guessing"),
+}
+NO_MEMORY = " (no memory)"
+PAGE = common.ROOT / "docs" / "returns.md"
+HEADER = """# Returns
+
+Made by `python -m benchmarks returns`, whose docstring says how; one line with
+`python -m benchmarks returns --only ppo/CartPole-v1`. The hyperparameters are those of
+[jaxpg/algorithms/presets.py](../jaxpg/algorithms/presets.py). IQM is the interquartile mean over seeds, in brackets its
+95% bootstrap interval; *seeds* counts those whose own mean return reaches the target. Published returns are from other
+protocols (episodes, seeds, networks, sometimes other versions of the environment) and say where a good result lies, no more.
+
+| algorithm | environment | steps | mean | IQM [95%] | target | seeds | published | steps/s, all seeds |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def interquartile_mean(values):
+    from scipy import stats
+
+    return float(stats.trim_mean(values, 0.25))
+
+
+def measure(algorithm_name, env_name, seeds, num_env_steps, episodes):
+    """One line: `seeds` runs at once, and what their policies earn."""
+    from scipy import stats
+
+    changes, plain_name = {}, env_name.removesuffix(NO_MEMORY)
+    if plain_name != env_name:
+        changes = {"network": "mlp"}
+    env = jaxpg.make(plain_name)
+    steps = num_env_steps or presets.PRESETS[algorithm_name][plain_name]["num_env_steps"]
+    algorithm = presets.make(algorithm_name, env, steps, **changes)
+    train_key, test_key = jax.random.split(jax.random.key(2026))
+    runs = train_seeds(algorithm, jax.random.split(train_key, seeds), steps)
+
+    def score(key, params):
+        return jaxpg.evaluate(key, env, algorithm.policy, params, num_episodes=episodes).returns
+
+    returns = np.asarray(jax.jit(jax.vmap(score))(jax.random.split(test_key, seeds), runs.params), float).mean(axis=1)
+    low, high = np.nan, np.nan
+    if seeds > 2:
+        interval = stats.bootstrap(
+            (returns,), lambda x, axis: stats.trim_mean(x, 0.25, axis=axis), method="percentile", n_resamples=9999,
+            rng=np.random.default_rng(0),
+        ).confidence_interval  # fmt: skip
+        low, high = map(float, interval)
+    return {
+        "returns": returns.tolist(),
+        "num_env_steps": steps,
+        "episodes_per_seed": episodes,
+        "mean": float(returns.mean()),
+        "iqm": interquartile_mean(returns),
+        "iqm_low": low,
+        "iqm_high": high,
+        "compile_seconds": runs.compile_seconds,
+        "run_seconds": runs.run_seconds,
+        "steps_per_second": seeds * steps / runs.run_seconds,
+        "config": json.loads(json.dumps(dict(algorithm.config), default=str)),
+        "machine": common.machine(),
+    }
+
+
+def page(lines):
+    """docs/returns.md."""
+    rows = []
+    for (algorithm, env), (target, published) in TARGETS.items():
+        line = lines.get(f"{algorithm}/{env}")
+        if line is None:
+            rows.append(f"| {algorithm} | {env} | not run | | | {target} | | {published} | |")
+            continue
+        reached = "" if target is None else f"{sum(r >= target for r in line['returns'])} of {len(line['returns'])}"
+        rows.append(
+            f"| {algorithm} | {env} | {line['num_env_steps']:,} | {line['mean']:.4g} | {line['iqm']:.4g} "
+            f"[{line['iqm_low']:.4g}, {line['iqm_high']:.4g}] | {'' if target is None else target} | {reached} "
+            f"| {published} | {line['steps_per_second']:,.0f} |"
+        )
+    return HEADER + "\n".join(rows) + "\n"
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="ALGORITHM/ENV", help="these lines instead of all")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--episodes", type=int, default=100, help="of the evaluation of each seed")
+    parser.add_argument("--num-env-steps", type=int, help="in the place of the presets' budgets; nothing is written")
+    parser.add_argument("--quick", action="store_true", help="a few steps of one line, to see that it runs")
+    options = parser.parse_args(arguments)
+    names = [f"{algorithm}/{env}" for algorithm, env in TARGETS]
+    unknown = sorted(set(options.only or []) - set(names))
+    if unknown:
+        parser.error(f"--only must name some of {', '.join(names)}; got {', '.join(unknown)}")
+    set_xla_flags()
+    chosen = options.only or (names[:1] if options.quick else names)
+    steps = options.num_env_steps or (20_000 if options.quick else None)
+    file = common.result_path(f"returns_{jax.default_backend()}", quick=False)
+    for name in chosen:
+        seeds = 2 if options.quick else options.seeds
+        line = measure(*name.split("/", 1), seeds, steps, options.episodes)
+        print(
+            f"{name}: mean {line['mean']:.2f}, IQM {line['iqm']:.2f} [{line['iqm_low']:.2f}, {line['iqm_high']:.2f}] "
+            f"of {seeds} seeds after {line['num_env_steps']:,} steps, {line['run_seconds']:.0f} s", flush=True,
+        )  # fmt: skip
+        if steps is None:
+            lines = json.loads(file.read_text()) if file.exists() else {}
+            lines[name] = line
+            common.write_json(file, lines)
+            PAGE.write_text(page(lines), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
