@@ -1,4 +1,4 @@
-"""The feed-forward network of jaxpg's own policies and critics, as a flax linen module."""
+"""The network of jaxpg's own policies and critics, as a flax linen module."""
 
 import dataclasses
 import functools
@@ -8,17 +8,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpg import _check
+from jaxpg.policies._cells import CELLS, advance, zero_carry
 
-__all__ = ["Trunk", "network_functions"]
+__all__ = ["Head", "Trunk", "network_functions"]
 
 Functions = tuple[Callable[..., Any], Callable[..., Any]]
+Head = tuple[str, int, Any]  # The name of a last layer, its number of outputs, and the gain of its initial weights.
 
 
 @dataclasses.dataclass(frozen=True)
 class Trunk:
-    """What lies below the last layer, and the function that makes an observation its input."""
+    """What lies below the last layers, and the function that makes an observation its input.
+
+    With `cell`, a name in `CELLS`, the hidden layers feed a memory of `cell_size` numbers; what they give and what it
+    holds, side by side, go on through layers of `head_sizes`. A memory of size 0 leaves a feed-forward network.
+    """
 
     observe: Callable[[Any], jax.Array]
     input_shape: tuple[int, ...]
@@ -27,18 +34,33 @@ class Trunk:
     channels: tuple[int, ...] = ()
     kernel_size: int = 1
     strides: int = 1
+    cell: str | None = None
+    cell_size: int = 0
+    head_sizes: tuple[int, ...] = ()
+
+    def initial_carry(self) -> Any:
+        """The memory at the first step of an episode: zeros, as NumPy's, which outlive any transformation."""
+        if self.cell is None:
+            return None
+        return zero_carry(self.cell, np.zeros(self.cell_size, jnp.result_type(float)))
 
 
-def network_functions(trunk: Trunk, size: int, head_gain: Any, dtype: Any) -> Functions:
-    """The network's (init, apply): key -> params, and (params, observation) -> outputs [..., size]."""
-    head_gain = _check.number("head_gain", head_gain)
-    module = _network_module()(trunk, size, head_gain, dtype)
+def network_functions(trunk: Trunk, heads: tuple[Head, ...], dtype: Any) -> Functions:
+    """The network's (init, apply).
+
+    They are key -> params and (params, observation, carry=None, starts=None) -> (outputs, carry), where `outputs` has
+    [..., size] for each head. With `starts` [T, ...], observations are [T, ...] of T consecutive steps.
+    """
+    heads = tuple((name, size, _check.number("head_gain", gain)) for name, size, gain in heads)
+    module = _network_module()(trunk, heads, dtype)
 
     def init(key: jax.Array) -> Any:
-        return dict(module.init(key, jnp.zeros(trunk.input_shape))["params"])
+        return dict(module.init(key, jnp.zeros(trunk.input_shape), trunk.initial_carry())["params"])
 
-    def apply(params: Any, observation: Any) -> jax.Array:
-        return module.apply({"params": params}, trunk.observe(observation))
+    def apply(
+        params: Any, observation: Any, carry: Any = None, starts: Any = None
+    ) -> tuple[tuple[jax.Array, ...], Any]:
+        return module.apply({"params": params}, trunk.observe(observation), carry, starts)
 
     return init, apply
 
@@ -77,24 +99,67 @@ def _network_module() -> Any:
             ]
             return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, self.channels) + bias
 
-    class Network(linen.Module):
-        trunk: Trunk
+    class Memory(linen.Module):
+        """A recurrent cell, (x [..., n], carry) -> (h [..., size], carry); with `starts`, over an axis of steps."""
+
+        cell: str
         size: int
-        head_gain: Any
         dtype: Any
 
         @linen.compact
-        def __call__(self, x: jax.Array) -> jax.Array:
+        def __call__(self, x: jax.Array, carry: Any, starts: Any) -> tuple[jax.Array, Any]:
+            cell, full = CELLS[self.cell], jnp.result_type(float)
+
+            def blocks(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+                """An orthogonal matrix for each gate, side by side."""
+                keys = jax.random.split(key, cell.blocks)
+                return jnp.concatenate([orthogonal()(key, (shape[0], self.size), dtype) for key in keys], axis=1)
+
+            inputs = linen.Dense(
+                cell.blocks * self.size,
+                dtype=self.dtype,
+                param_dtype=full,
+                name="input",
+                kernel_init=blocks,
+                bias_init=lambda key, shape, dtype: cell.bias(self.size).astype(dtype),
+            )(x)
+            weights = None
+            if cell.recurrent:
+                weights = self.param("recurrent", blocks, (self.size, cell.blocks * self.size), full)
+
+            def product(h: jax.Array) -> jax.Array:
+                assert weights is not None
+                dtype = weights.dtype if self.dtype is None else self.dtype
+                return (h.astype(dtype) @ weights.astype(dtype)).astype(full)
+
+            return advance(cell, product, inputs.astype(full), carry, starts)
+
+    class Network(linen.Module):
+        trunk: Trunk
+        heads: tuple[Head, ...]
+        dtype: Any
+
+        @linen.compact
+        def __call__(self, x: jax.Array, carry: Any = None, starts: Any = None) -> tuple[tuple[jax.Array, ...], Any]:
             trunk = self.trunk
             for k, channels in enumerate(trunk.channels):
                 name, window = f"convolution_{k}", (trunk.kernel_size, trunk.strides)
                 x = trunk.activation(Convolution(channels, *window, self.dtype, name=name)(x))
             if len(trunk.input_shape) > 1:
                 x = x.reshape(*x.shape[: x.ndim - len(trunk.input_shape)], -1)
-            for k, width in enumerate(trunk.hidden_sizes):
-                x = trunk.activation(self._dense(f"hidden_{k}", width, math.sqrt(2))(x))
+            x = self._hidden(x, trunk.hidden_sizes)
+            if trunk.cell is not None and trunk.cell_size:
+                h, carry = Memory(trunk.cell, trunk.cell_size, self.dtype, name="memory")(x, carry, starts)
+                x = jnp.concatenate([x, h.astype(x.dtype)], axis=-1)
+            x = self._hidden(x, trunk.head_sizes, len(trunk.hidden_sizes))
             # Probabilities and values are computed in full precision, whatever the network computes in.
-            return self._dense("head", self.size, self.head_gain)(x).astype(jnp.result_type(float))
+            full = jnp.result_type(float)
+            return tuple(self._dense(*head)(x).astype(full) for head in self.heads), carry
+
+        def _hidden(self, x: jax.Array, sizes: tuple[int, ...], first: int = 0) -> jax.Array:
+            for k, width in enumerate(sizes, first):
+                x = self.trunk.activation(self._dense(f"hidden_{k}", width, math.sqrt(2))(x))
+            return x
 
         def _dense(self, name: str, width: int, gain: Any) -> Any:
             return linen.Dense(

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jaxpg import _check
 from jaxpg.envs.base import Environment
 from jaxpg.envs.spaces import Box, Discrete
+from jaxpg.policies._describe import describe
 from jaxpg.policies.base import Critic, Policy, check_environment, params_check
 from jaxpg.policies.distributions import Categorical, DiagonalNormal
 from jaxpg.policies.features import features
+from jaxpg.policies.networks import value_mlp
 
 __all__ = ["linear_gaussian", "tabular", "value_tabular"]
 
@@ -34,7 +36,8 @@ def tabular(env: Environment) -> Policy:
     def apply(params: jax.Array, observation: jax.Array) -> Categorical:
         return Categorical(check(params)[observation])
 
-    return Policy(init=init, apply=apply)
+    description = describe("policy", "tabular")
+    return Policy(init=init, apply=apply, critic=lambda: value_tabular(env), description=description)
 
 
 def value_tabular(env: Environment) -> Critic:
@@ -50,7 +53,7 @@ def value_tabular(env: Environment) -> Critic:
     def apply(params: jax.Array, observation: jax.Array) -> jax.Array:
         return check(params)[observation]
 
-    return Critic(init=init, apply=apply)
+    return Critic(init=init, apply=apply, description=describe("critic", "value_tabular"))
 
 
 def linear_gaussian(env: Environment, *, log_std_init: float = 0.0) -> Policy:
@@ -84,7 +87,8 @@ def linear_gaussian(env: Environment, *, log_std_init: float = 0.0) -> Policy:
             mean.reshape(shape), log_std.reshape(shape), action_space.low, action_space.high, len(action_space.shape)
         )
 
-    return Policy(init=init, apply=apply)
+    description = describe("policy", "linear_gaussian", log_std_init=log_std_init)
+    return Policy(init=init, apply=apply, critic=lambda: value_mlp(env), description=description)
 
 
 def _discrete(argument: str, space: Any) -> int:

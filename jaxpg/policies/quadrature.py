@@ -16,6 +16,7 @@ from jaxpg.policies.distributions import (
     MultiDiscrete,
     TanhNormal,
     is_distribution,
+    without_value,
 )
 
 __all__ = ["quadrature"]
@@ -33,6 +34,7 @@ def quadrature(distribution: Any, points: int = 8) -> tuple[Any, jax.Array]:
       TypeError: for other distributions.
       ValueError: for more than 65,536 nodes.
     """
+    distribution = without_value(distribution)
     if isinstance(distribution, Joint):
         parts, structure = jax.tree.flatten(distribution.distributions, is_leaf=is_distribution)
         actions, probabilities = _product([quadrature(part, points) for part in parts])

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpg.policies.distributions.with_value import without_value
+
 __all__ = ["Joint", "is_distribution", "num_uniforms", "to_environment"]
 
 
@@ -32,6 +34,7 @@ def num_uniforms(distribution: Any) -> int:
     Raises:
       TypeError: where the distribution has no such method.
     """
+    distribution = without_value(distribution)
     if not all(callable(getattr(distribution, name, None)) for name in ("num_uniforms", "from_uniforms")):
         raise TypeError(
             f"{type(distribution).__name__} cannot be drawn from given uniforms: it needs the methods num_uniforms() "
