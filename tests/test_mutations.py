@@ -5,11 +5,7 @@ compiled program from before hides it. docs/mutations.md is the same table to re
 """
 
 import dataclasses
-import pathlib
-import re
-import types
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +16,7 @@ import test_distributions
 import test_oracle
 import test_rollout
 import test_weights
+from mutating import Check, Mutation, of_arguments, of_result, of_suite, plant, prepare, with_options
 from test_gradient import close, line_walk
 
 import jaxpg
@@ -38,12 +35,8 @@ from jaxpg import (
     stored,
     weights,
 )
-from jaxpg.algorithms.types import Algorithm
-from jaxpg.cli import demo
 from jaxpg.lanes import Trajectory
 from jaxpg.policies.distributions import Categorical, DiagonalNormal, TanhNormal
-from jaxpg.training import train
-from jaxpg.training.evaluate import Evaluation
 
 DISCOUNT, LAMBDA = 0.9, 0.7
 THIS = "test_mutations.py::test_honest_code_passes"
@@ -304,80 +297,7 @@ def segments_by_name():
         assert t.observation[row, lane, 0] == env.reset(jax.random.fold_in(name, 0))[1][0]
 
 
-# --- Algorithms and training ------------------------------------------------------------------------------------------
-
-
-def default_reinforce():
-    """The default optimiser sees a gradient of norm 10 where the norm was larger; each update plays new episodes."""
-    env, policy, _ = walk()
-    step_once = env.step
-
-    def large_rewards(*args):
-        state, timestep = step_once(*args)
-        return state, timestep._replace(reward=20 * timestep.reward)
-
-    env = dataclasses.replace(env, step=large_rewards)
-    algorithm = jaxpg.reinforce(env, policy, num_episodes=4, baseline=baselines.none())
-    step, state = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
-    state, first = step(state)
-    (_, (adam, *_)) = state.optimizer_state
-    assert first["gradient_norm"] > 50  # In several coordinates: each by itself could pass 10.
-    np.testing.assert_allclose(np.linalg.norm(adam.mu) / 0.1, 10.0, rtol=1e-4)  # μ = (1 − 0.9) g.
-    _, second = step(state)
-    assert first["episode_return"] != second["episode_return"]
-
-
-def trained():
-    """80 steps by updates of 7 are 12 updates; returns of −1 do not reach −0.5, and 12 episodes are too few to tell."""
-
-    class Count(NamedTuple):
-        params: jax.Array
-
-    metrics = {"env_steps": jnp.int32(7), "num_episodes": jnp.int32(1), "episode_return": jnp.float32(-1)}
-    algorithm = Algorithm(init=lambda key: Count(jnp.zeros(())), step=lambda state: (Count(state.params + 1), metrics))
-    # With a target, the lengths of the compiled blocks do not depend on the clock.
-    result = jaxpg.train(algorithm, jax.random.key(0), num_env_steps=80, target_return=-0.5, progress=False)
-    assert result.stopped == "budget"
-    assert result.num_env_steps == 84 and result.num_updates == 12
-    assert float(result.params) == 12
-
-
-def evaluation_keys():
-    """Of the demo: no two evaluations share their key, and none has the training's or one that is folded from it."""
-    keys = []
-
-    def record_training(algorithm, key=None, **options):
-        keys.extend([] if key is None else [key])
-        return train.TrainResult(None, 0, {}, 1, 1, 0.0, "target")
-
-    def record_evaluation(key, *args, **options):
-        keys.append(key)
-        return Evaluation(jnp.zeros(1), jnp.ones(1))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxpg, "train", record_training)
-        patch.setattr(jaxpg, "evaluate", record_evaluation)
-        demo.solve(types.SimpleNamespace(env=None, policy=None), jax.random.key(0), 1.0, 3)
-    training, *evaluations = keys
-    keys += [jax.random.fold_in(training, i) for i in range(3)]
-    assert len(evaluations) == 3
-    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == len(keys)
-
-
 # --- The table of checks ----------------------------------------------------------------------------------------------
-
-
-class Check(NamedTuple):
-    """A test that passes on the honest code: its name in the report, what it runs, and whether in double precision."""
-
-    name: str
-    run: Callable[[], None]
-    double: bool = False
-
-
-def of_suite(test, *arguments, case="", double=False):
-    name = f"{test.__module__}.py::{test.__name__}{f'[{case}]' if case else ''}"
-    return Check(name, lambda: test(*arguments), double)
 
 
 def oracle(row):
@@ -400,26 +320,6 @@ def own(run, double=False):
 # --- The mutations ----------------------------------------------------------------------------------------------------
 
 
-class Mutation(NamedTuple):
-    """A mistake: `broken` makes of the honest attribute of `owner` the wrong one that takes its place."""
-
-    owner: Any
-    attribute: str
-    broken: Callable[[Any], Any]
-    check: Check
-
-    @property
-    def place(self):
-        owner = self.owner
-        name = owner.__name__ if isinstance(owner, types.ModuleType) else f"{owner.__module__}.{owner.__qualname__}"
-        return f"{name.removeprefix('jaxpg.')}.{self.attribute}"
-
-
-def with_options(**changes):
-    """The function, called with other keyword arguments than it is given."""
-    return lambda honest: lambda *args, **options: honest(*args, **{**options, **changes})
-
-
 def of_step(change):
     """A step of a lane as `change(lane before, step)` has it."""
 
@@ -431,16 +331,6 @@ def of_step(change):
         return play_step
 
     return broken
-
-
-def of_result(change):
-    """The function's result, as `change` has it."""
-    return lambda honest: lambda *args, **options: change(honest(*args, **options))
-
-
-def of_arguments(change):
-    """The function of other positional arguments."""
-    return lambda honest: lambda *args, **options: honest(*change(*args), **options)
 
 
 def of_td_error(change):
@@ -513,17 +403,6 @@ def uncentred(estimate):
 
 def as_if_valid(rows):
     return rows._replace(valid=jnp.ones_like(rows.valid)) if isinstance(rows, Trajectory) else rows
-
-
-def state_of_before(honest):
-    def block(algorithm):
-        return lambda state, left, limit: (state, *honest(algorithm)(state, left, limit)[1:])
-
-    return block
-
-
-def no_budget(honest):
-    return lambda algorithm: lambda state, left, limit: honest(algorithm)(state, jnp.int32(2**30), limit)
 
 
 MUTATIONS = {
@@ -600,12 +479,6 @@ MUTATIONS = {
     "every episode starts from one cached state, segments": Mutation(
         segments, "reset_lane", one_initial_state, own(segments_by_name)
     ),
-    "every update plays the same episodes": Mutation(
-        jax.random, "fold_in", lambda honest: lambda key, data: key, own(default_reinforce)
-    ),
-    "evaluation takes the key of training": Mutation(
-        jax.random, "split", lambda honest: lambda key, num=2: jnp.stack([key] * num), own(evaluation_keys)
-    ),
     # Weights.
     "a missing γ^t": Mutation(weights, "_state_discount", lambda honest: lambda *args: 1.0, oracle("reward-to-go")),
     "own reward left out of the reward-to-go": Mutation(
@@ -681,15 +554,6 @@ MUTATIONS = {
         of_arguments(lambda s, *rest: (s._replace(length=jnp.maximum(s.length, 1)), *rest)),
         own(played_in_small_buffers),
     ),
-    "a return of 0 reported before enough episodes ended": Mutation(
-        train, "recent_return", of_result(np.nan_to_num), own(trained)
-    ),
-    # Algorithms and training.
-    "gradient clipped element by element": Mutation(
-        optax, "clip_by_global_norm", lambda honest: optax.clip, own(default_reinforce)
-    ),
-    "total steps rounded up to whole blocks": Mutation(train, "_block", no_budget, own(trained)),
-    "parameters from before the update": Mutation(train, "_block", state_of_before, own(trained)),
     # Distributions.
     "log-probability of the clipped action": Mutation(
         DiagonalNormal, "log_prob", lambda honest: lambda self, action: honest(self, self.to_environment(action)),
@@ -702,11 +566,6 @@ MUTATIONS = {
     ),
 }  # fmt: skip
 CHECKS = {mutation.check.name: mutation.check for mutation in MUTATIONS.values()}
-
-
-def prepare(check, request):
-    if check.double:
-        request.getfixturevalue("x64")
 
 
 def honest_case(name):
@@ -724,14 +583,4 @@ def test_honest_code_passes(name, request):
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_mutation_is_caught(name, request, monkeypatch):
-    owner, attribute, broken, check = MUTATIONS[name]
-    prepare(check, request)
-    monkeypatch.setattr(owner, attribute, broken(getattr(owner, attribute)))
-    with pytest.raises(AssertionError):
-        check.run()
-
-
-def test_the_page_lists_every_mutation():
-    page = pathlib.Path(__file__).parent.parent.joinpath("docs", "mutations.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([^|]+?) \| `([^|]+?)` \| `([^|]+?)` \|$", page, re.MULTILINE)
-    assert rows == [(name, m.place, m.check.name) for name, m in MUTATIONS.items()]
+    plant(MUTATIONS[name], request, monkeypatch)

@@ -19,8 +19,8 @@ __all__ = ["PRESETS", "make", "names"]
 #   normalize_observations: wrap policy and critic in `policies.normalized`.
 _CLASSIC = dict(num_envs=16, num_steps=64, num_epochs=10, num_minibatches=8, learning_rate=1e-3, anneal=True)
 _MINATAR = dict(
-    num_envs=64, num_steps=128, num_epochs=4, num_minibatches=8, learning_rate=1e-3, anneal=True,
-    entropy_coefficient=0.01, num_env_steps=10_000_000, network="cnn",
+    num_envs=64, num_steps=128, num_epochs=4, num_minibatches=8, learning_rate=5e-3, anneal=True,
+    entropy_coefficient=0.01, num_env_steps=10_000_000, policy=dict(hidden_sizes=(64, 64), activation="relu"),
 )  # fmt: skip
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -42,8 +42,8 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "a2c": {
         "CartPole-v1": dict(
-            num_envs=16, num_steps=8, learning_rate=2e-3, anneal=True, entropy_coefficient=0.01, normalize_advantages=True,
-            num_env_steps=500_000,
+            num_envs=16, num_steps=8, learning_rate=2e-3, anneal=True, entropy_coefficient=0.01,
+            normalize_advantages=True, num_env_steps=500_000,
         ),
     },
     "reinforce": {

@@ -1,5 +1,6 @@
 """From words to a command: tyro reads the dataclasses of `jaxpg.cli.commands`."""
 
+import dataclasses
 import functools
 import inspect
 import operator
@@ -9,9 +10,11 @@ import shutil
 import textwrap
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
-from jaxpg.cli.commands import COMMANDS, EnvironmentName
+from jaxpg.cli.commands import COMMANDS, EnvironmentName, FileName, Train
+from jaxpg.cli.settings import resolve
+from jaxpg.cli.train_words import parse_train
 
 __all__ = ["parse"]
 
@@ -33,18 +36,32 @@ def parse(words: list[str]) -> Any:
         raise SystemExit(0)
     config = (tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff)
     with _registry():
+        if words and words[0] == "train":
+            return _train(words[1:])
         if words and words[0] in COMMANDS:
             command = COMMANDS[words[0]]
             about = _wrapped(inspect.getdoc(command) or "")
             return tyro.cli(command, prog=f"jaxpg {words[0]}", description=about, args=words[1:], config=config)
         if words and not words[0].startswith("-"):
             _refuse_command(words[0])
+        # What a command takes is not asked here, only what it is called and does.
         every = [
-            typing.Annotated[command, tyro.conf.subcommand(name, description=_first_line(command))]
+            typing.Annotated[_named(command), tyro.conf.subcommand(name, description=_first_line(command))]
             for name, command in COMMANDS.items()
         ]
         union: Any = functools.reduce(operator.or_, every)
         return tyro.cli(union, prog="jaxpg", description=_wrapped(_ABOUT), args=words or ["--help"], config=config)
+
+
+def _train(words: list[str]) -> Train:
+    env, given = parse_train(words, Train, _wrapped)
+    settings = resolve(env, given)
+    return Train(settings=settings, debug=settings.run["debug"])
+
+
+def _named(command: type) -> type:
+    """A class without fields that is called like the command."""
+    return dataclasses.make_dataclass(command.__name__, [])
 
 
 def _first_line(command: type) -> str:
@@ -57,12 +74,10 @@ def _print_version() -> None:
     print(*(f"{package} {version(package)}" for package in ("jaxpg", "jax", "jaxlib")))
 
 
-def _refuse_command(name: str) -> None:
+def _refuse_command(name: str) -> NoReturn:
     from jaxpg._check import nearest  # Imports jax.
-    from jaxpg.cli import USER_ERROR, _say_error
 
-    _say_error(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
-    raise SystemExit(USER_ERROR)
+    raise ValueError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
 
 
 def _wrapped(text: str) -> str:
@@ -121,6 +136,7 @@ def _written(value: Any) -> str:
 
 _KINDS: dict[Any, tuple[str, Callable[[str], Any]]] = {
     EnvironmentName: ("ENV", EnvironmentName),
+    FileName: ("FILE", FileName),
     int: ("N", _integer),
     float: ("X", float),
     pathlib.Path: ("DIR", pathlib.Path),

@@ -1,9 +1,12 @@
-"""Parts of a run, from the options of a command."""
+"""Parts of a run, from what it is to be."""
 
+import importlib
 import platform
 from typing import Any
 
-from jaxpg.cli.commands import Train
+from jaxpg.cli import kinds
+from jaxpg.cli.options import Option, algorithm_options, dashed
+from jaxpg.cli.settings import Settings
 
 __all__ = ["make_algorithm", "make_environment", "num_parameters", "versions"]
 
@@ -21,27 +24,32 @@ def make_environment(name: str, max_steps: int | None) -> Any:
         ) from error
 
 
-def make_algorithm(command: Train, env: Any) -> Any:
-    """The algorithm that the options describe."""
-    import optax
+def make_algorithm(settings: Settings) -> Any:
+    """The algorithm, its environment and its policy among its fields."""
+    from jaxpg.algorithms import presets
 
-    import jaxpg
-    from jaxpg import _check
-
-    learning_rate = _check.positive("learning_rate", command.learning_rate)
-    critic = jaxpg.policies.value_mlp(env, command.hidden_sizes) if command.baseline == "value" else None
-    baseline = {
-        "value": lambda: None, "leave-one-out": jaxpg.baselines.leave_one_out, "none": jaxpg.baselines.none,
-    }[command.baseline]()  # fmt: skip
-    return jaxpg.reinforce(
+    run, options = settings.run, algorithm_options(settings.run["algorithm"])
+    env = make_environment(settings.env, run["max_steps"])
+    # Everything is given, so that nothing is taken from the presets here: the settings have done that.
+    return presets.make(
+        run["algorithm"],
         env,
-        jaxpg.policies.mlp(env, command.hidden_sizes),
-        critic,
-        num_episodes=command.num_episodes,
-        weight=jaxpg.weights.reward_to_go(command.discount, discount_states=False),
-        baseline=baseline,
-        optimizer=optax.chain(optax.clip_by_global_norm(10.0), optax.adam(learning_rate)),
+        run["num_env_steps"],
+        network=run["network"],
+        policy=dict(settings.network),
+        normalize_observations=run["normalize_observations"],
+        anneal=run["anneal"],
+        **{name: _built(options[name], value, env) for name, value in settings.hyperparameters.items()},
     )
+
+
+def _built(option: Option, value: Any, env: Any) -> Any:
+    """The value for Python: calls are made."""
+    module = kinds.kind_of(option).calls
+    if not module or not isinstance(value, str) or value == kinds.LIKE_THE_POLICY:
+        return value
+    first = (env,) if module == "jaxpg.policies" else ()
+    return kinds.call(dashed(option.name), value, importlib.import_module(module), *first)
 
 
 def num_parameters(params: Any) -> int:

@@ -3,16 +3,37 @@
 `run` does the work, in a module that is imported only then.
 """
 
+from __future__ import annotations
+
 import abc
 import dataclasses
 import pathlib
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["COMMANDS", "Demo", "EnvironmentName", "Envs", "Gradient", "Train"]
+if TYPE_CHECKING:
+    from jaxpg.cli.settings import Settings
+
+__all__ = [
+    "COMMANDS",
+    "Demo",
+    "EnvironmentName",
+    "Envs",
+    "Evaluate",
+    "FileName",
+    "Gradient",
+    "Plot",
+    "Render",
+    "Resume",
+    "Train",
+]
 
 
 class EnvironmentName(str):
     """A name that `jaxpg envs` lists."""
+
+
+class FileName(str):
+    """The name of a file to write."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,47 +122,123 @@ class Gradient(Command):
 class Train(Command):
     """Train a policy, evaluate it on fresh episodes, and write what the run leaves.
 
-    Example:  jaxpg train CartPole-v1 --target-return 475 --out runs/cartpole
+    Example:  jaxpg train CartPole-v1 --algorithm ppo --seed 1 --out runs/cartpole
 
-    With --out: config.json (all that was asked, and versions), metrics.csv (one line for each update), result.json,
-    learning_curve.png and, where there is a drawing for the environment, policy.gif. Ctrl-C ends the run early and
-    keeps what there is.
+    `jaxpg train ENV --algorithm NAME --help` lists the algorithm's hyperparameters and those of the network; each is an
+    option. What is not typed comes from the file of --config, then from what jaxpg keeps for the algorithm in this
+    environment (--no-preset leaves that out), then it is the default. What is a function or an optimiser in Python is
+    written as its call: --optimizer "rmsprop(6e-4, decay=0.99)", --learning-rate "linear_schedule(1e-3, 0, 500)".
+
+    With --out: config.yaml (all of that, and versions), metrics.jsonl and metrics.csv (a line for each update),
+    evaluations.jsonl, checkpoints, best and policy (`jaxpg.load_policy`), result.json, learning_curve.png and, where
+    there is a drawing for the environment, policy.gif. Ctrl-C and SIGTERM end the run early and save it;
+    `jaxpg resume DIR` goes on.
     """
 
-    env: EnvironmentName
-    """The environment; `jaxpg envs` lists them."""
-    algorithm: Literal["reinforce"] = "reinforce"
-    """How to learn: the gradient of whole episodes (Williams, 1992)."""
-    num_env_steps: int = 500_000
-    """Environment steps to take: the run ends with the first update that reaches them."""
-    target_return: float | None = None
-    """End as soon as the mean return of the last 100 episodes gets here."""
-    num_episodes: int = 32
-    """Whole episodes of an update."""
-    learning_rate: float = 0.01
-    """Of Adam, for the policy; gradients are clipped to norm 10."""
-    baseline: Literal["value", "leave-one-out", "none"] = "value"
-    """What is subtracted from the rewards-to-go: a learned value function of the state, the mean over the update's
-    other episodes, or nothing."""
-    discount: float = 0.99
-    """γ of the rewards-to-go."""
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of the policy and of the value function; none at all for linear ones."""
-    max_steps: int | None = None
-    """Episode limit in place of the environment's own."""
-    eval_episodes: int = 100
-    """Fresh episodes on which the trained policy is evaluated, actions sampled as in training."""
-    seed: int = 0
-    """Names all randomness of the run."""
-    out: pathlib.Path | None = None
-    """Folder for the run's files; by default none are written."""
-    overwrite: bool = False
-    """Write into --out even if it holds a run already."""
+    settings: Settings
+    """What the words, the file, the presets and the defaults say together."""
 
     def run(self) -> None:
         from jaxpg.cli.train import run_train
 
         run_train(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resume(Command):
+    """Go on with a run that was interrupted, or prolong it: it ends as if it had never been interrupted.
+
+    Example:  jaxpg resume runs/cartpole
+
+    Everything is as the folder's config.yaml says.
+    """
+
+    directory: pathlib.Path
+    """The folder, the --out of `jaxpg train`."""
+    num_env_steps: int | None = None
+    """Environment steps in all, those already taken included; by default as many as the run was started for. A learning
+    rate that is annealed then falls to 0 over these."""
+
+    def run(self) -> None:
+        from jaxpg.cli.train import run_resume
+
+        run_resume(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(Command):
+    """Play fresh episodes with a trained policy and say what they return.
+
+    Example:  jaxpg evaluate runs/cartpole --num-episodes 1000
+    """
+
+    directory: pathlib.Path
+    """The folder of a run, whose newest checkpoint is taken, or one of `jaxpg.save_policy`."""
+    num_episodes: int = 1_000
+    """Whole episodes."""
+    deterministic: bool = False
+    """Take the mode of the policy's distribution instead of samples."""
+    best: bool = False
+    """Take the parameters with the best evaluation of the run, not the last."""
+    seed: int = 0
+    """Names the episodes."""
+
+    def run(self) -> None:
+        from jaxpg.cli.evaluate import run_evaluate
+
+        run_evaluate(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Render(Command):
+    """Play one episode with a trained policy and draw it as a GIF.
+
+    Example:  jaxpg render runs/cartpole --out cartpole.gif
+    """
+
+    directory: pathlib.Path
+    """The folder of a run, whose newest checkpoint is taken, or one of `jaxpg.save_policy`."""
+    out: FileName | None = None
+    """The file; by default policy.gif (with --best best.gif) in the run's folder, or beside that of a saved policy."""
+    deterministic: bool = False
+    """Take the mode of the policy's distribution instead of samples."""
+    best: bool = False
+    """Take the parameters with the best evaluation of the run, not the last."""
+    episode: int = 0
+    """Which of the seed's episodes."""
+    seed: int = 0
+    """Names the episodes; they are those of `jaxpg evaluate` with the same seed."""
+
+    def run(self) -> None:
+        from jaxpg.cli.evaluate import run_render
+
+        run_render(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plot(Command):
+    """Draw the learning curves of runs. Runs that differ in the seed alone are one curve, their mean with its band.
+
+    Example:  jaxpg plot runs/ppo-* --out curves.png
+
+    Circles are the evaluations of runs that were evaluated.
+    """
+
+    directories: tuple[pathlib.Path, ...]
+    """The folders, the --out of `jaxpg train`."""
+    out: FileName = FileName("learning_curves.png")
+    """The file; its ending says the format: png, pdf, svg."""
+    metric: str = "episode_return"
+    """What is drawn, a name in metrics.jsonl."""
+    x: Literal["env-steps", "updates"] = "env-steps"
+    """What it is drawn against."""
+    target: float | None = None
+    """A value to mark by a line."""
+
+    def run(self) -> None:
+        from jaxpg.cli.plot import run_plot
+
+        run_plot(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,4 +254,13 @@ class Envs(Command):
         run_envs(self)
 
 
-COMMANDS: dict[str, type[Command]] = {"demo": Demo, "gradient": Gradient, "train": Train, "envs": Envs}
+COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo,
+    "gradient": Gradient,
+    "train": Train,
+    "resume": Resume,
+    "evaluate": Evaluate,
+    "render": Render,
+    "plot": Plot,
+    "envs": Envs,
+}

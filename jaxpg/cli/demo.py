@@ -28,7 +28,7 @@ def run_demo(command: Demo) -> None:
     num_seeds = _check.count("seeds", command.seeds)
     num_env_steps = _check.count("num_env_steps", command.num_env_steps)
     max_env_steps = _check.count("max_env_steps", command.max_env_steps)
-    folder = RunFolder(command.out, overwrite=True)
+    folder = RunFolder(command.out)
     output = console()
     env = jaxpg.make(ENVIRONMENT)
     _estimate(output, env, command.seed, command.num_episodes)

@@ -1,26 +1,36 @@
-"""The folder of a run: config.json, metrics.csv, result.json, learning_curve.png, policy.gif."""
+"""The folder of a run: what the command line writes there, beside what `jaxpg.train` does."""
 
 import csv
 import dataclasses
 import json
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-__all__ = ["RunFolder", "as_json"]
+__all__ = ["CONFIG", "RunFolder", "as_json", "holds_run"]
+
+CONFIG = "config.yaml"
+# What a run leaves: its own files and those of `train(directory=…)`.
+_FILES = (CONFIG, "metrics.csv", "result.json", "learning_curve.png", "policy.gif", "best.gif", "log.csv", "log.jsonl")
+_FILES_OF_TRAIN = ("run.json", "metrics.jsonl", "evaluations.jsonl")
+_FOLDERS = ("checkpoints", "best", "policy", "tensorboard")
+
+
+def holds_run(path: pathlib.Path) -> bool:
+    """Whether a run has been in the folder."""
+    return any((path / name).exists() for name in (CONFIG, "config.json", *_FILES_OF_TRAIN, "checkpoints"))
 
 
 class RunFolder:
     """Writes a run's files into `path`, and remembers which in `written`."""
 
-    def __init__(self, path: pathlib.Path, overwrite: bool = False):
-        """Makes the folder. ValueError if it holds a run already, or where nothing can be written."""
+    def __init__(self, path: pathlib.Path):
+        """Makes the folder. ValueError where nothing can be written."""
         path = path.expanduser()
-        if (path / "config.json").exists() and not overwrite:
-            raise ValueError(f"--out: {path} holds a run already; name another folder, or add --overwrite")
         try:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
@@ -29,6 +39,35 @@ class RunFolder:
             raise ValueError(f"--out: nothing can be written to {path}: {error.strerror or error}") from error
         self.path = path
         self.written: list[pathlib.Path] = []
+
+    def make_room(self, overwrite: bool) -> None:
+        """Removes the run that the folder holds, or refuses to; other files stay."""
+        if not holds_run(self.path):
+            return
+        if not overwrite:
+            raise ValueError(
+                f"--out: {self.path} holds a run already; `jaxpg resume {self.path}` goes on with it. Name another "
+                f"folder, or add --overwrite to remove it and begin anew"
+            )
+        from jaxpg.training._files import locked
+
+        with locked(self.path):  # Not while somebody writes there.
+            for name in _FOLDERS:
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+            for name in (*_FILES, *_FILES_OF_TRAIN, "config.json"):
+                (self.path / name).unlink(missing_ok=True)
+
+    def write_config(self, content: Mapping[str, Any]) -> None:
+        """config.yaml: what `--config` and `jaxpg resume` read."""
+        import yaml
+
+        from jaxpg.training._files import replace_file
+
+        path = self._add(CONFIG)
+        text = yaml.safe_dump(as_json(content), sort_keys=False, allow_unicode=True)
+        note = f"# `jaxpg resume {path.parent.name}` goes on with this run; `jaxpg train --config` takes this file.\n"
+        replace_file(path, (note + text).encode())
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         self._add(name).write_text(json.dumps(as_json(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -63,6 +102,12 @@ class RunFolder:
 
         render_episode(env, policy, params, key, self._add(name))
 
+    def write_policy(self, name: str, policy: Any, params: Any, env: Any, metadata: Mapping[str, Any]) -> None:
+        """The policy for use elsewhere, `jaxpg.load_policy`."""
+        from jaxpg import save_policy
+
+        save_policy(self._add(name), policy, params, env=env, metadata=as_json(metadata), overwrite=True)
+
     def _add(self, name: str) -> pathlib.Path:
         path = self.path / name
         if path not in self.written:
@@ -71,7 +116,7 @@ class RunFolder:
 
 
 def as_json(value: Any) -> Any:
-    """`value` in JSON's types: options as a dict, paths and names as strings, arrays as lists, NaN as null."""
+    """`value` in JSON's types: records as dicts, paths and names as strings, arrays as lists, NaN as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return as_json({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):

@@ -1,5 +1,6 @@
-"""`jaxpg train ENV`: a run, its evaluation, and its files."""
+"""`jaxpg train ENV` and `jaxpg resume DIR`: a run, its evaluation, and its files."""
 
+import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -8,101 +9,172 @@ from typing import Any
 import numpy as np
 
 from jaxpg.cli import devices
-from jaxpg.cli.build import make_algorithm, make_environment, num_parameters, versions
-from jaxpg.cli.commands import Train
-from jaxpg.cli.console import console, facts, heading, rate, say_files, seconds, with_error
-from jaxpg.cli.run_folder import RunFolder
+from jaxpg.cli.build import make_algorithm, versions
+from jaxpg.cli.commands import Resume, Train
+from jaxpg.cli.console import console, facts, heading, rate, say_files, seconds
+from jaxpg.cli.report import evaluation_fact, say_what_runs
+from jaxpg.cli.run_folder import CONFIG, RunFolder
+from jaxpg.cli.settings import Settings, resolve
 
-__all__ = ["evaluation_fact", "progress_lines", "run_train"]
+__all__ = ["progress_lines", "run_resume", "run_train", "settings_of"]
 
 _REASONS: dict[str, str] = {
     "budget": "the steps asked for are taken",
     "target": "the target return is reached",
     "interrupted": "Ctrl-C",
-    "nonfinite": "the parameters are no longer finite; try a smaller --learning-rate",
+    "terminated": "SIGTERM",
+    "nonfinite": "an update met NaN or infinite values",
 }
+_EXIT_CODES = {"interrupted": 130, "terminated": 143}  # 128 and the signal's number, as shells have it.
 
 
 def run_train(command: Train) -> None:
-    """Trains, for one seed or several, evaluates, and writes what the run leaves into its folder."""
+    """Trains, evaluates, and writes what the run leaves into its folder."""
     devices.prepare(1)
+    settings = command.settings
+    run = settings.run
+    if run["loggers"] and run["out"] is None:
+        raise ValueError(f"--loggers {' '.join(run['loggers'])} write to the folder of --out; give one")
+    algorithm = make_algorithm(settings)
+    _check_run(run)
+    folder = None
+    if run["out"] is not None:
+        folder = RunFolder(pathlib.Path(run["out"]))
+        folder.make_room(run["overwrite"])
+    output = console()
+    say_what_runs(output, settings, algorithm)
+    if folder is not None:
+        folder.write_config({"command": "train", **settings.values, "versions": versions()})
+    _run(output, settings, algorithm, folder)
+
+
+def run_resume(command: Resume) -> None:
+    """Goes on with the run in a folder, as its config.yaml says."""
+    devices.prepare(1)
+    from jaxpg import _check
+    from jaxpg.training._files import locked
+
+    path = command.directory.expanduser()
+    settings = settings_of(path)
+    if command.num_env_steps is not None:
+        num_env_steps = _check.count("num_env_steps", command.num_env_steps)
+        settings = settings._replace(run={**settings.run, "num_env_steps": num_env_steps})
+    algorithm = make_algorithm(settings)
+    _check_run(settings.run)
+    folder = RunFolder(path)
+    output = console()
+    heading(output, f"{algorithm.name} on {settings.env} goes on", f"{path}, {devices.describe()}")
+    if command.num_env_steps is not None:
+        with locked(path):  # Not while somebody else goes on with it.
+            folder.write_config({"command": "train", **settings.values, "versions": versions()})
+    _run(output, settings, algorithm, folder)
+
+
+def settings_of(path: pathlib.Path) -> Settings:
+    """What the run in a folder was started with."""
+    if not (path / CONFIG).is_file():
+        raise ValueError(f"DIR must be the folder of a run, the --out of `jaxpg train`; {path} has no {CONFIG}")
+    return resolve(None, {"config": [str(path / CONFIG)], "no_preset": ["true"]})
+
+
+def _check_run(run: Mapping[str, Any]) -> None:
+    """Refuses what `train` would refuse, before anything is written or removed."""
+    from jaxpg import _check
+
+    for name in ("num_env_steps", "evaluation_episodes", "keep_checkpoints"):
+        _check.count(name, run[name])
+    for name in ("evaluate_every", "checkpoint_every"):
+        _check.optional(_check.count, name, run[name])
+    _check.optional(_check.number, "target_return", run["target_return"])
+
+
+def _run(output: Any, settings: Settings, algorithm: Any, folder: RunFolder | None) -> None:
+    """The run from where it stands to its end, and what it leaves."""
     import jax
 
     import jaxpg
-    from jaxpg import _check
 
-    eval_episodes = _check.count("eval_episodes", command.eval_episodes)
-    env = make_environment(command.env, command.max_steps)
-    algorithm = make_algorithm(command, env)
-    folder = None if command.out is None else RunFolder(command.out, command.overwrite)
-    output = console()
-    _say_what_runs(output, command, algorithm)
-    if folder is not None:
-        folder.write_json("config.json", {"command": "train", "options": command, "versions": versions()})
-
-    train_key, evaluation_key, film_key = jax.random.split(jax.random.key(command.seed), 3)
+    run = settings.run
+    train_key, evaluation_key, film_key = jax.random.split(jax.random.key(run["seed"]), 3)
     result = jaxpg.train(
-        algorithm, train_key, num_env_steps=command.num_env_steps, target_return=command.target_return,
-        callback=None if sys.stderr.isatty() else progress_lines(output, command.num_env_steps),
-    )  # fmt: skip
+        algorithm,
+        train_key,
+        num_env_steps=run["num_env_steps"],
+        directory=None if folder is None else folder.path,
+        target_return=run["target_return"],
+        evaluate_every=run["evaluate_every"],
+        evaluation_episodes=run["evaluation_episodes"],
+        deterministic_evaluation=run["deterministic_evaluation"],
+        checkpoint_every=run["checkpoint_every"],
+        keep_checkpoints=run["keep_checkpoints"],
+        nonfinite=run["nonfinite"],
+        loggers=[] if folder is None else _loggers(run["loggers"], folder.path),
+        callback=None if sys.stderr.isatty() else progress_lines(output, run["num_env_steps"]),
+    )
     _say_what_came(output, result)
-    if folder is not None and result.num_updates > 0:
-        folder.write_metrics("metrics.csv", result.history)
-    scores = None
-    if result.stopped != "nonfinite":
+    is_over = result.stopped not in _EXIT_CODES
+    scores: dict[str, Any] = {}
+    if is_over and result.stopped != "nonfinite":
         with output.status("evaluating"):
-            scores = jaxpg.evaluate(evaluation_key, env, algorithm.policy, result.params, num_episodes=eval_episodes)
-        facts(output, [evaluation_fact(scores)])
+            for name, params in (("evaluation", result.params), ("best", result.best_params)):
+                if params is not None:
+                    scores[name] = jaxpg.evaluate(
+                        evaluation_key, algorithm.env, algorithm.policy, params,
+                        num_episodes=run["evaluation_episodes"], deterministic=run["deterministic_evaluation"],
+                    )  # fmt: skip
+        facts(output, [evaluation_fact(score, name) for name, score in scores.items()])
     if folder is not None:
-        _write_rest(output, folder, command, algorithm, result, scores, film_key)
+        _write(folder, settings, algorithm, result, scores)
+        if is_over:
+            _draw(output, folder, settings, algorithm, result, film_key if scores else None)
         say_files(output, folder.written)
-    if result.stopped == "interrupted":
-        raise KeyboardInterrupt
+    if not is_over:
+        _leave(result.stopped, folder)
     if result.stopped == "nonfinite":
-        raise ValueError(f"the run ended at {result.num_env_steps:,} steps: {_REASONS['nonfinite']}")
+        raise ValueError(
+            f"the run ended at {result.num_env_steps:,} steps: {_REASONS['nonfinite']}; a smaller --learning-rate may "
+            f"help, and --nonfinite skip goes on"
+        )
 
 
-def _say_what_runs(output: Any, command: Train, algorithm: Any) -> None:
-    import jax
+def _leave(stopped: str, folder: RunFolder | None) -> None:
+    from jaxpg.cli import _say_error
 
-    env = algorithm.env
-    network = "-".join(map(str, command.hidden_sizes)) or "linear"
-    count = num_parameters(jax.eval_shape(algorithm.policy.init, jax.random.key(0)))
-    heading(output, f"{command.algorithm.upper()} on {env.name}", f"{devices.describe()}, limit {env.max_steps} steps")
-    target = "" if command.target_return is None else f"or to a return of {command.target_return:g}"
-    facts(output, [
-        ("policy", network, f"{count:,} parameters, {env.observation_space} to {env.action_space}"),
-        ("baseline", command.baseline),
-        ("update", f"{command.num_episodes} episodes", f"discount {command.discount:g}, learning rate "
-                                                       f"{command.learning_rate:g}"),
-        ("budget", f"{command.num_env_steps:,} steps", target),
-        ("seed", str(command.seed)),
-    ])  # fmt: skip
+    kept = f"`jaxpg resume {folder.path}` goes on from here" if folder is not None else "without --out nothing is kept"
+    _say_error(f"{stopped} ({_REASONS[stopped]}); {kept}")
+    raise SystemExit(_EXIT_CODES[stopped])
+
+
+def _loggers(names: Any, path: pathlib.Path) -> list[Any]:
+    from jaxpg import loggers
+
+    make = {
+        "csv": lambda: loggers.csv(path / "log.csv"),
+        "jsonl": lambda: loggers.jsonl(path / "log.jsonl"),
+        "tensorboard": lambda: loggers.tensorboard(path / "tensorboard"),
+    }
+    return [make[name]() for name in dict.fromkeys(names)]
 
 
 def _say_what_came(output: Any, result: Any) -> None:
     heading(output, "Result", _REASONS.get(result.stopped) or result.stopped)
-    per_second = f"{rate(result.num_env_steps, result.seconds)} a second, compiling included"
     rows = [
-        ("steps", f"{result.num_env_steps:,}", per_second),
+        (
+            "steps",
+            f"{result.num_env_steps:,}",
+            f"{rate(result.num_env_steps, result.seconds)} a second, compiling included",
+        ),
         ("updates", f"{result.num_updates:,}"),
         ("time", seconds(result.seconds)),
     ]
+    if result.num_nonfinite:
+        rows.append(("not applied", f"{result.num_nonfinite:,}", "updates that met NaN or infinite values"))
     returns = result.history.get("episode_return", np.array([]))
     if np.isfinite(returns).any():
-        rows.append(("last update", f"{returns[np.isfinite(returns)][-1]:.5g}", "mean return of its episodes"))
+        rows.append(
+            ("last return", f"{returns[np.isfinite(returns)][-1]:.5g}", "of training, mean of an update's episodes")
+        )
     facts(output, rows)
-
-
-def evaluation_fact(scores: Any) -> tuple[str, str, str]:
-    """The mean return of evaluation episodes and its error, a line of a report."""
-    returns = np.asarray(scores.returns, float)
-    error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else np.nan
-    return (
-        "evaluation",
-        with_error(returns.mean(), error),
-        f"return of {len(returns)} fresh episodes ± standard error; {returns.min():.5g} to {returns.max():.5g}",
-    )
 
 
 def progress_lines(output: Any, num_env_steps: int, interval: float = 10.0) -> Callable[[Mapping[str, Any]], None]:
@@ -116,31 +188,37 @@ def progress_lines(output: Any, num_env_steps: int, interval: float = 10.0) -> C
             return
         last = now
         steps = int(block["total_env_steps"][-1])
-        output.print(
-            f"  {steps:,} of {num_env_steps:,} steps, {now - start:.0f} s, return {block['episode_return'][-1]:.4g}"
-        )
+        returns = block["episode_return"][np.isfinite(block["episode_return"])]
+        told = f"return {returns[-1]:.4g}" if returns.size else "no episode has ended"
+        output.print(f"  {steps:,} of {num_env_steps:,} steps, {now - start:.0f} s, {told}")
 
     return callback
 
 
-def _write_rest(
-    output: Any, folder: RunFolder, command: Train, algorithm: Any, result: Any, scores: Any, film_key: Any
-) -> None:
-    """result.json, and the curve and the film where there is something to show."""
-    from jaxpg.render import can_render
-
+def _write(folder: RunFolder, settings: Settings, algorithm: Any, result: Any, scores: Mapping[str, Any]) -> None:
+    """metrics.csv, result.json and the policy."""
+    if result.num_updates > 0:
+        folder.write_metrics("metrics.csv", result.history)
     folder.write_json("result.json", {
         "stopped": result.stopped, "num_env_steps": result.num_env_steps, "num_updates": result.num_updates,
-        "seconds": result.seconds,
-        "evaluation": None if scores is None else {"returns": scores.returns, "lengths": scores.lengths},
+        "num_nonfinite": result.num_nonfinite, "seconds": result.seconds,
+        "evaluation": None, "best": None,
+        **{name: {"returns": score.returns, "lengths": score.lengths} for name, score in scores.items()},
     })  # fmt: skip
+    metadata = {"num_env_steps": result.num_env_steps, **settings.values}
+    folder.write_policy("policy", algorithm.policy, result.params, algorithm.env, metadata)
+
+
+def _draw(output: Any, folder: RunFolder, settings: Settings, algorithm: Any, result: Any, film_key: Any) -> None:
+    """The curve and the film, where there is something to show."""
+    from jaxpg.render import can_render
+
     returns = result.history.get("episode_return", np.array([]))
     if np.isfinite(returns).sum() >= 2:
-        title = f"{command.algorithm.upper()} on {algorithm.env.name}"
-        folder.write_learning_curve(
-            "learning_curve.png", [result.history["total_env_steps"]], [returns], title, command.target_return
-        )
-    if scores is None:
+        title = f"{algorithm.name} on {algorithm.env.name}"
+        steps = result.history["total_env_steps"]
+        folder.write_learning_curve("learning_curve.png", [steps], [returns], title, settings.run["target_return"])
+    if film_key is None:
         return
     if can_render(algorithm.env):
         with output.status("drawing"):
