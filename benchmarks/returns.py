@@ -1,8 +1,8 @@
 """What returns do the algorithms reach, and how do they compare with published ones?
 
 Each line of the table of presets (`jaxpg.algorithms.presets`) that has a target: some seeds at once in one compiled
-program, each for the line's number of environment steps, then 100 fresh episodes of each seed's last parameters, actions
-sampled as in training. Given are the mean over seeds, the interquartile mean with its 95% bootstrap interval (percentile,
+program, each for the line's number of environment steps, then 100 fresh episodes of each seed's last parameters, with
+actions sampled as in training (for PGPE, which explores in the parameters, the mode). Given are the mean over seeds, the interquartile mean with its 95% bootstrap interval (percentile,
 over seeds), and how many seeds reach the target by themselves.
 
     python -m benchmarks returns [--only ppo/CartPole-v1 …] [--seeds 10] [--quick]
@@ -74,8 +74,13 @@ def measure(algorithm_name, env_name, seeds, num_env_steps, episodes):
     train_key, test_key = jax.random.split(jax.random.key(2026))
     runs = train_seeds(algorithm, jax.random.split(train_key, seeds), steps)
 
+    # PGPE's policy is the one without noise: the exploration is in the parameters.
+    deterministic = algorithm_name == "pgpe"
+
     def score(key, params):
-        return jaxpg.evaluate(key, env, algorithm.policy, params, num_episodes=episodes).returns
+        return jaxpg.evaluate(
+            key, env, algorithm.policy, params, num_episodes=episodes, deterministic=deterministic
+        ).returns
 
     returns = np.asarray(jax.jit(jax.vmap(score))(jax.random.split(test_key, seeds), runs.params), float).mean(axis=1)
     low, high = np.nan, np.nan

@@ -42,9 +42,14 @@ if TYPE_CHECKING:
     from jaxpg.gradient import GradientEstimate, policy_gradient
     from jaxpg.natural import natural_gradient
     from jaxpg.policies import Critic, Policy
+    from jaxpg.policies.export import load_policy, save_policy
     from jaxpg.stored import gradient_from
+    from jaxpg.training import loggers
+    from jaxpg.training.checkpoints import load_checkpoint
     from jaxpg.training.devices import use_cpu_cores
     from jaxpg.training.evaluate import evaluate
+    from jaxpg.training.nonfinite import NonFiniteError
+    from jaxpg.training.replay import replay
     from jaxpg.training.train import TrainResult, train
 
 # Where each public name lives. Modules are loaded at first use: `import jaxpg` costs little more than `import jax`.
@@ -56,6 +61,7 @@ _HOMES = {
     "Environment": "jaxpg.envs",
     "GradientEstimate": "jaxpg.gradient",
     "MultiDiscrete": "jaxpg.envs",
+    "NonFiniteError": "jaxpg.training.nonfinite",
     "Policy": "jaxpg.policies",
     "Timestep": "jaxpg.envs",
     "TrainResult": "jaxpg.training.train",
@@ -64,11 +70,16 @@ _HOMES = {
     "evaluate": "jaxpg.training.evaluate",
     "fit_value": "jaxpg.fitting",
     "gradient_from": "jaxpg.stored",
+    "load_checkpoint": "jaxpg.training.checkpoints",
+    "load_policy": "jaxpg.policies.export",
+    "loggers": "jaxpg.training",
     "make": "jaxpg.envs",
     "natural_gradient": "jaxpg.natural",
     "policy_gradient": "jaxpg.gradient",
     "ppo": "jaxpg.algorithms.ppo",
     "reinforce": "jaxpg.algorithms.reinforce",
+    "replay": "jaxpg.training.replay",
+    "save_policy": "jaxpg.policies.export",
     "train": "jaxpg.training.train",
     "use_cpu_cores": "jaxpg.training.devices",
 }
@@ -100,6 +111,7 @@ __all__ = [
     "Environment",
     "GradientEstimate",
     "MultiDiscrete",
+    "NonFiniteError",
     "Policy",
     "Timestep",
     "TrainResult",
@@ -116,6 +128,9 @@ __all__ = [
     "fit_value",
     "fitting",
     "gradient_from",
+    "load_checkpoint",
+    "load_policy",
+    "loggers",
     "make",
     "natural",
     "natural_gradient",
@@ -125,8 +140,10 @@ __all__ = [
     "ppo",
     "reinforce",
     "render",
+    "replay",
     "rollout",
     "sampling",
+    "save_policy",
     "segments",
     "train",
     "training",

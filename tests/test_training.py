@@ -3,16 +3,19 @@
 import signal
 import threading
 import time
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from training_runs import same, tiny
 
 import jaxpg
 from jaxpg import baselines, rollout, weights
 from jaxpg.fitting import fit_steps
+from jaxpg.training._position import Position, play_block
 
 
 def small(critic=False, **options):
@@ -26,7 +29,8 @@ def test_a_step_is_the_optimisers_step_along_the_estimated_gradient(key):
     env = jaxpg.make("CartPole-v1", max_steps=30)
     policy = jaxpg.policies.mlp(env, (8,))
     weight, baseline = weights.reward_to_go(0.9), baselines.leave_one_out()
-    algorithm = jaxpg.reinforce(env, policy, num_episodes=6, weight=weight, baseline=baseline, optimizer=optax.sgd(0.1))
+    algorithm = jaxpg.reinforce(env, policy, num_episodes=6, weight=weight, baseline=baseline,
+                                optimizer=optax.sgd(0.1), max_gradient_norm=None)  # fmt: skip
     state = algorithm.init(key)
     after, metrics = jax.jit(algorithm.step)(state)
     sample_key, _ = jax.random.split(jax.random.fold_in(state.key, 0))
@@ -43,7 +47,7 @@ def test_the_critics_baseline_is_that_of_before_the_update(key):
     """The value function that is subtracted has not seen the episodes it is subtracted from."""
     env = jaxpg.make("CartPole-v1", max_steps=30)
     policy, critic = jaxpg.policies.mlp(env, (8,)), jaxpg.policies.value_mlp(env, (8,))
-    algorithm = jaxpg.reinforce(env, policy, critic, num_episodes=6, optimizer=optax.sgd(0.1))
+    algorithm = jaxpg.reinforce(env, policy, critic, num_episodes=6, optimizer=optax.sgd(0.1), max_gradient_norm=None)
     state = algorithm.init(key)
     after, _ = jax.jit(algorithm.step)(state)
     sample_key, _ = jax.random.split(jax.random.fold_in(state.key, 0))
@@ -225,6 +229,179 @@ def test_deterministic_evaluation_takes_the_mode(key):
     best = jaxpg.evaluate(key, env, policy, params, num_episodes=50, deterministic=True)
     np.testing.assert_array_equal(best.returns, 3.0)
     assert float(jaxpg.evaluate(key, env, policy, params, num_episodes=500).returns.mean()) < 2.0
+
+
+# --- Evaluation during training ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quick():
+    return tiny()
+
+
+def test_training_is_the_same_with_and_without_evaluation(quick, key):
+    alone = jaxpg.train(quick, key, num_env_steps=400, progress=False)
+    evaluated = jaxpg.train(quick, key, num_env_steps=400, progress=False, evaluate_every=50, evaluation_episodes=4)
+    same(alone.state, evaluated.state)
+    same(dict(alone.history), dict(evaluated.history))
+    assert len(evaluated.evaluations["update"]) > 5
+    assert alone.best_params is None and alone.best_return is None
+    assert set(alone.evaluations) == set(evaluated.evaluations)
+    assert all(len(values) == 0 for values in alone.evaluations.values())
+
+
+def test_evaluations_come_at_the_first_update_that_reaches_each_multiple_and_at_the_end(quick, key):
+    result = jaxpg.train(quick, key, num_env_steps=333, progress=False, evaluate_every=50, evaluation_episodes=4)
+    total = result.history["total_env_steps"]
+    want = [int(np.argmax(total >= multiple)) + 1 for multiple in range(50, total[-1] + 1, 50)]
+    want += [] if want[-1] == result.num_updates else [result.num_updates]
+    assert result.evaluations["update"].tolist() == want
+    np.testing.assert_array_equal(result.evaluations["total_env_steps"], total[np.array(want) - 1])
+    often = jaxpg.train(quick, key, num_env_steps=50, progress=False, evaluate_every=1, evaluation_episodes=4)
+    assert often.evaluations["update"].tolist() == list(range(1, often.num_updates + 1))
+
+
+def test_the_best_parameters_are_those_that_were_evaluated(quick, key):
+    """Each evaluation, computed again: of the parameters after its update, with its own key."""
+    result = jaxpg.train(quick, key, num_env_steps=150, progress=False, evaluate_every=1, evaluation_episodes=5)
+    state, step, params = quick.init(key), jax.jit(quick.step), []
+    for _ in range(result.num_updates):
+        state, _ = step(state)
+        params.append(state.params)
+    found = result.evaluations
+    for update in (1, 2, result.num_updates):
+        name = jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(b"jaxpg evaluation")), update)
+        scores = jaxpg.evaluate(name, quick.env, quick.policy, params[update - 1], num_episodes=5)
+        returns = np.asarray(scores.returns, float)
+        assert found["episode_return"][update - 1] == returns.mean()
+        assert found["episode_return_error"][update - 1] == returns.std(ddof=1) / np.sqrt(5)
+        assert found["episode_length"][update - 1] == scores.lengths.mean()
+    best = int(np.argmax(found["episode_return"]))
+    assert result.best_return == found["episode_return"][best] and 0 < best < result.num_updates - 1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), result.best_params, params[best])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), result.params, params[-1])
+    assert float(jnp.abs(result.best_params["logits"] - params[best - 1]["logits"]).max()) > 1e-3  # Not before it.
+
+
+def test_evaluation_takes_the_mode_where_asked(quick, key):
+    options = {"num_env_steps": 40, "progress": False, "evaluate_every": 20, "evaluation_episodes": 200}
+    result = jaxpg.train(quick, key, deterministic_evaluation=True, **options)
+    mode = quick.policy.apply(result.params, jnp.ones(1)).mode()
+    # Rewards are those of action 1 alone: the mode earns them at every step or never.
+    expected = result.evaluations["episode_length"][-1] if int(mode) else 0.0
+    later = quick.policy.apply(result.params, 3 * jnp.ones(1)).mode()
+    assert int(later) != int(mode) or result.evaluations["episode_return"][-1] == pytest.approx(expected)
+
+
+def test_a_run_from_a_state_is_evaluated_with_a_key(quick, key):
+    state = quick.init(key)
+    options = {"num_env_steps": 40, "progress": False, "evaluate_every": 20, "evaluation_episodes": 4}
+    with pytest.raises(TypeError, match="key: evaluations need one"):
+        jaxpg.train(quick, state=state, **options)
+    same(dict(jaxpg.train(quick, key, state=state, **options).evaluations),
+         dict(jaxpg.train(quick, key, **options).evaluations))  # fmt: skip
+    with pytest.raises(TypeError, match="either a key"):
+        jaxpg.train(quick, key, state=state, num_env_steps=40)
+    bare = jaxpg.Algorithm(init=quick.init, step=quick.step)
+    with pytest.raises(ValueError, match="evaluate_every: .* no env or policy"):
+        jaxpg.train(bare, key, **options)
+
+
+def test_the_progress_bar_shows_the_newest_evaluation(quick, key, capsys):
+    jaxpg.train(quick, key, num_env_steps=100, progress=True, evaluate_every=20, evaluation_episodes=4)
+    assert "evaluated" in capsys.readouterr().err
+
+
+# --- Values that are not finite ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refused_at", [1, 4])
+def test_a_refused_update_stops_the_run_right_there(key, refused_at, tmp_path):
+    algorithm = tiny(refused_at=refused_at)
+    with pytest.warns(RuntimeWarning, match=rf"update {refused_at} met NaN.*7 of lane 1.*replay\(.*\(1, 7\)\)"):
+        result = jaxpg.train(algorithm, key, num_env_steps=10**6, progress=False, directory=tmp_path)
+    assert result.stopped == "nonfinite" and result.num_updates == refused_at and result.num_nonfinite == 1
+    assert result.history["nonfinite"].tolist() == [0] * (refused_at - 1) + [1]
+    assert jaxpg.load_checkpoint(tmp_path, algorithm).num_updates == refused_at
+    more = jaxpg.train(algorithm, key, num_env_steps=200, progress=False, directory=tmp_path)  # Goes on behind it.
+    assert more.stopped == "budget" and more.num_nonfinite == 1
+
+
+def test_a_block_ends_with_a_refused_update_where_it_is_to_halt(key):
+    algorithm = tiny(refused_at=4)
+    start = Position(algorithm.init(key))
+    ends = [play_block(algorithm, start, 10**6, 20, halt).num_updates for halt in (True, False)]
+    assert ends == [4, 20]
+
+
+def test_refused_updates_are_skipped_and_counted(key):
+    with pytest.warns(RuntimeWarning) as caught:
+        result = jaxpg.train(tiny(refused_at=4), key, num_env_steps=300, progress=False, nonfinite="skip")
+    messages = [str(w.message) for w in caught if "NaN" in str(w.message)]
+    assert len(messages) == 1 and "update 4" in messages[0] and 'nonfinite="stop"' in messages[0]
+    assert result.stopped == "budget" and result.num_nonfinite == 1 and result.num_updates > 20
+
+
+def test_refused_updates_raise_with_the_result(key, tmp_path):
+    algorithm = tiny(refused_at=4)
+    with pytest.raises(jaxpg.NonFiniteError, match="episode 7 of lane 1") as error:
+        jaxpg.train(algorithm, key, num_env_steps=300, progress=False, nonfinite="raise", directory=tmp_path)
+    result = error.value.result
+    assert isinstance(error.value, ArithmeticError)
+    assert isinstance(result, jaxpg.TrainResult) and result.num_updates == 4 and result.stopped == "nonfinite"
+    same(jaxpg.load_checkpoint(tmp_path, algorithm).state, result.state)
+
+
+@pytest.mark.parametrize("nonfinite", ["stop", "skip", "raise"])
+def test_parameters_that_are_not_finite_end_the_run_in_any_case(key, nonfinite):
+    """Of an algorithm that does not look for them."""
+    options = {"num_env_steps": 10**6, "progress": False, "nonfinite": nonfinite}
+    if nonfinite == "raise":
+        with pytest.raises(jaxpg.NonFiniteError, match="parameters are NaN or infinite") as error:
+            jaxpg.train(tiny(wild=True), key, **options)
+        result = error.value.result
+    else:
+        with pytest.warns(RuntimeWarning, match="parameters are NaN or infinite"):
+            result = jaxpg.train(tiny(wild=True), key, **options)
+    assert result.stopped == "nonfinite" and 3 <= result.num_updates < 10
+
+
+# --- Signals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("signals", "stopped"),
+    [
+        ([signal.SIGINT], "interrupted"),
+        ([signal.SIGTERM], "terminated"),
+        ([signal.SIGTERM, signal.SIGTERM], "terminated"),
+        ([signal.SIGINT, signal.SIGTERM], "interrupted"),
+        ([signal.SIGTERM, signal.SIGINT], "interrupted"),
+        ([signal.SIGINT, signal.SIGINT], "interrupted"),
+    ],
+)
+def test_signals_end_the_run_and_their_handlers_come_back(quick, key, signals, stopped):
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+
+    def press(block):
+        for signum in signals:
+            signal.raise_signal(signum)
+
+    result = jaxpg.train(quick, key, num_env_steps=10**6, progress=False, callback=press)
+    assert result.stopped == stopped and result.num_updates == len(result.history["env_steps"]) == 1
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_runs_in_other_threads_leave_signals_alone(quick, key):
+    before, results = signal.getsignal(signal.SIGTERM), []
+
+    def look(block):
+        results.append(signal.getsignal(signal.SIGTERM) == before)
+
+    thread = threading.Thread(target=lambda: jaxpg.train(quick, key, num_env_steps=60, progress=False, callback=look))
+    thread.start()
+    thread.join()
+    assert results and all(results)
 
 
 @pytest.mark.slow

@@ -1,0 +1,3 @@
+"""The host's side of runs: train, evaluate, save, log, replay."""
+
+from jaxpg.training import loggers as loggers

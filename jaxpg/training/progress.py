@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,16 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Shows steps, steps per second, the newest episode return and the remaining time; silent if not wanted."""
+    """Shows steps, steps per second, the newest returns and the remaining time; silent if not wanted.
 
-    def __init__(self, algorithm: Any, num_env_steps: int, wanted: bool | None):
+    `taken` are the steps that were done before, where a run goes on: they do not count for the speed.
+    """
+
+    def __init__(self, algorithm: Any, num_env_steps: int, wanted: bool | None, taken: int = 0):
         self._bar: Any = None
-        self._total = num_env_steps
+        self._total, self._before = num_env_steps, taken
         self._start = time.perf_counter()
+        self._return = "no episode has ended yet"
         name = f"{algorithm.name} {algorithm.env.name if algorithm.env is not None else ''}".strip()
         if sys.stderr.isatty() if wanted is None else wanted:
             from rich.console import Console
@@ -31,7 +36,8 @@ class Progress:
                 console=Console(stderr=True),
                 refresh_per_second=4,
             )
-            self._task = self._bar.add_task(name, total=num_env_steps, status="compiling")
+            done = min(taken, num_env_steps)
+            self._task = self._bar.add_task(name, total=num_env_steps, completed=done, status="compiling")
 
     def __enter__(self) -> "Progress":
         if self._bar is not None:
@@ -42,18 +48,25 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, taken: int, blocks: list[dict[str, np.ndarray]]) -> None:
-        """`taken` steps are done; `blocks` hold the metrics."""
+    def update(
+        self,
+        taken: int,
+        blocks: Sequence[Mapping[str, np.ndarray]],
+        evaluation: Mapping[str, float] | None = None,
+    ) -> None:
+        """`taken` steps are done; `blocks` hold the metrics, `evaluation` the newest evaluation's."""
         if self._bar is None:
             return
-        returns = blocks[-1]["episode_return"]
+        returns = blocks[-1]["episode_return"] if blocks else np.empty(0)
         finished = returns[~np.isnan(returns)]
-        shown = f"return {finished[-1]:.1f}" if finished.size else "no episode has ended yet"
-        rate = taken / max(time.perf_counter() - self._start, 1e-9)
+        if finished.size:
+            self._return = f"return {finished[-1]:.1f}"
+        rate = (taken - self._before) / max(time.perf_counter() - self._start, 1e-9)
+        evaluated = "" if evaluation is None else f" · evaluated {evaluation['episode_return']:.1f}"
         self._bar.update(
             self._task,
             completed=min(taken, self._total),
-            status=f"{_short(taken)} / {_short(self._total)} steps · {_short(rate)}/s · {shown}",
+            status=f"{_short(taken)} / {_short(self._total)} steps · {_short(rate)}/s · {self._return}{evaluated}",
         )
 
 

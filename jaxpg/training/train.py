@@ -1,28 +1,31 @@
 """`train`: runs an algorithm for a number of environment steps.
 
-The updates run in compiled blocks; between blocks plain Python records, draws progress, calls back and can stop. There
-are no callbacks inside compiled code.
+The updates run in compiled blocks; between blocks plain Python records, evaluates, logs, saves, draws progress, calls
+back and can stop. There are no callbacks inside compiled code, and how a run is cut into blocks changes none of its
+numbers.
 """
 
+import contextlib
 import dataclasses
-import functools
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
 from jaxpg.algorithms.types import Algorithm
+from jaxpg.lanes import strong
+from jaxpg.training._evaluator import Evaluator
+from jaxpg.training._position import Position
+from jaxpg.training._run import Run
+from jaxpg.training._store import Store
 from jaxpg.training.interrupt import interruptible
+from jaxpg.training.loggers import LoggerGroup
+from jaxpg.training.nonfinite import NonFiniteError
 from jaxpg.training.progress import Progress
 
 __all__ = ["TrainResult", "train"]
-
-MAX_BLOCK = 64  # Updates whose metrics a block can hold.
-BLOCK_SECONDS = 0.5  # Between two looks of the host.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +36,14 @@ class TrainResult:
       params: the policy's, after the last update.
       state: the algorithm's state, with which `train(..., state=…)` goes on.
       history: metric -> numpy array [update]; `total_env_steps` counts up to and including the update.
-      num_env_steps, num_updates: what was done, exactly.
+      num_env_steps, num_updates: what was done, exactly; with a directory, since the run's first start.
       seconds: wall time; the first block includes compiling.
-      stopped: "budget", "target", "callback", "interrupted", or "nonfinite".
+      stopped: "budget", "target", "callback", "interrupted" (Ctrl-C), "terminated" (SIGTERM), or "nonfinite".
+      evaluations: "update", "total_env_steps", "episode_return" and its standard error "episode_return_error", and
+        "episode_length", each a numpy array [evaluation].
+      best_params, best_return: the parameters with the highest mean return of an evaluation, those of after its
+        update, and that return; None without evaluations.
+      num_nonfinite: how many updates met NaN or infinite values and were not applied.
     """
 
     params: Any
@@ -45,6 +53,10 @@ class TrainResult:
     num_updates: int
     seconds: float
     stopped: str
+    evaluations: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    best_params: Any = None
+    best_return: float | None = None
+    num_nonfinite: int = 0
 
 
 def train(
@@ -53,120 +65,124 @@ def train(
     *,
     num_env_steps: int,
     state: Any = None,
+    directory: Any = None,
     target_return: float | None = None,
     callback: Callable[[Mapping[str, np.ndarray]], Any] | None = None,
     progress: bool | None = None,
+    evaluate_every: int | None = None,
+    evaluation_episodes: int = 128,
+    deterministic_evaluation: bool = False,
+    loggers: Any = (),
+    checkpoint_every: int | None = None,
+    keep_checkpoints: int = 3,
+    nonfinite: str = "stop",
 ) -> TrainResult:
     """Runs `algorithm` until it has taken `num_env_steps` environment steps.
 
-    The budget is met by the fewest whole updates that reach it. Ctrl-C ends the run after the block that is being
-    computed, a second one at once, and what there is is returned.
+    The budget is met by the fewest whole updates that reach it. Ctrl-C or SIGTERM ends the run after the block that is
+    being computed, with a checkpoint where there is a directory; a second Ctrl-C ends it at once. What there is is
+    returned.
+
+    **Resuming.** With a directory that holds checkpoints, the run goes on from the newest one that is whole, and ends
+    bit for bit like one that was never interrupted (same machine, same versions): parameters, history, evaluations.
+    `num_env_steps` then counts from the run's first start; a larger one prolongs a run (whose evaluation at its former
+    end stays). Another key, state, configuration or network is refused with the differences.
+
+    **Files** in the directory:
+
+        run.json              the algorithm, its configuration, the key and the versions that the run started with
+        metrics.jsonl         a line for each update; null is NaN
+        evaluations.jsonl     a line for each evaluation
+        checkpoints/00000120  the newest `keep_checkpoints`, by update (`jaxpg.load_checkpoint`)
+        best/00000090         the parameters with the best evaluation (`jaxpg.training.checkpoints.load_best`)
+
+    That files can be written is tried before anything is computed. Where it fails later (a full disk), a warning says
+    so, the run goes on and tries again next time; the checkpoints that are there stay. A damaged checkpoint is renamed
+    to `….damaged`, and named in a warning.
 
     Args:
       algorithm: from `jaxpg.reinforce` and the like.
-      key: names the run; not needed with `state`.
+      key: names the run; not needed with `state` unless for evaluations, nor to go on in a directory.
       num_env_steps: the budget; steps of this call, whatever `state` had taken before.
       state: a state to go on from, `result.state` of an earlier run.
+      directory: where the run is kept; made if it is not there. None: nothing is written.
       target_return: stop when `episode_return`, averaged over the updates of the last 100 episodes or more, gets there.
+        These are training's returns, with or without evaluations. Judged after updates 1, 2, 4, 8, 16, 24, ….
       callback: called with the metrics of each block, name -> [updates of the block]; a true result stops the run.
       progress: draw a progress bar; default: where the output is a terminal.
+      evaluate_every: env steps. The parameters are evaluated after the first update that reaches each multiple of it,
+        and at the end. The episodes have keys of their own, others each time: training is the same without.
+      evaluation_episodes, deterministic_evaluation: `num_episodes` and `deterministic` of `evaluate`.
+      loggers: from `jaxpg.loggers`, or your own.
+      checkpoint_every: env steps between checkpoints; default about a minute. There is always one at the end.
+      keep_checkpoints: how many are kept.
+      nonfinite: what to do when an update met NaN or infinite values and was not applied: "stop" right there, "skip"
+        it and go on, or "raise" NonFiniteError, which holds the result. Parameters that are themselves NaN or infinite
+        (of algorithms without that guard) end the run in any case.
     Raises:
-      ValueError, TypeError: for arguments out of range.
+      ValueError, TypeError: for arguments out of range, or a directory that holds something else.
+      OSError: if nothing can be written to the directory.
+      RuntimeError: if another run is writing to the directory.
+      NonFiniteError: with nonfinite="raise".
     """
     if not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm must be a jaxpg Algorithm; got {type(algorithm).__name__} ({algorithm!r:.80})")
     num_env_steps = _check.count("num_env_steps", num_env_steps)
     _check.optional(_check.number, "target_return", target_return)
     _check.optional(_check.callable_, "callback", callback, "metrics -> stop?")
-    if (key is None) == (state is None):
+    _check.named("nonfinite", nonfinite, ("stop", "skip", "raise"))
+    checkpoint_every = _check.optional(_check.count, "checkpoint_every", checkpoint_every)
+    keep_checkpoints = _check.count("keep_checkpoints", keep_checkpoints)
+    group = LoggerGroup(loggers)
+    key = _check.optional(_check.key, "key", key)
+    if key is None and state is None and directory is None:
         raise TypeError("give either a key, to start, or a state, to go on")
-    if state is None:
-        state = jax.jit(algorithm.init)(_check.key("key", key))
+    if key is not None and state is not None and evaluate_every is None:
+        raise TypeError("give either a key, to start, or a state, to go on; both only with evaluate_every")
+    if evaluate_every is not None:  # Checked before anything is written.
+        Evaluator(algorithm, key, evaluate_every, evaluation_episodes, deterministic_evaluation)
 
-    blocks: list[dict[str, np.ndarray]] = []
-    taken, limit, stopped = 0, 1, "budget"
-    start = time.perf_counter()
-    with interruptible() as interrupt, Progress(algorithm, num_env_steps, progress) as bar:
-        try:
-            while taken < num_env_steps:
-                if interrupt.requested:
-                    stopped = "interrupted"
-                    break
-                before = time.perf_counter()
-                left = min(num_env_steps - taken, 2**31 - 1)
-                after, metrics, count = _block(algorithm)(state, jnp.int32(left), jnp.int32(limit))
-                block = {name: np.asarray(values[: int(count)]) for name, values in metrics.items()}
-                block["total_env_steps"] = taken + np.cumsum(block["env_steps"], dtype=np.int64)
-                # The state and what is known of it change together, whenever an interrupt comes.
-                state, blocks, taken = after, [*blocks, block], int(block["total_env_steps"][-1])
-                bar.update(taken, blocks)
-                stopped = _why_stop(blocks, target_return, callback, state) or stopped
-                if stopped != "budget":
-                    break
-                seconds = time.perf_counter() - before
-                if target_return is not None:  # Blocks as long on every machine: a run stops at the same update.
-                    limit = min(2 * limit, 8)
-                    continue
-                limit = int(np.clip(limit * BLOCK_SECONDS / max(seconds, 1e-3), 1, min(2 * limit, MAX_BLOCK)))
-        except KeyboardInterrupt:
-            stopped = "interrupted"
-    history = {name: np.concatenate([b[name] for b in blocks]) for name in (blocks[0] if blocks else {})}
-    return TrainResult(
-        params=state.params,
-        state=state,
-        history=history,
-        num_env_steps=taken,
-        num_updates=sum(len(b["env_steps"]) for b in blocks),
-        seconds=time.perf_counter() - start,
-        stopped=stopped,
-    )
-
-
-@functools.lru_cache(maxsize=16)
-def _block(algorithm: Algorithm) -> Callable:
-    """(state, env steps left, most updates) -> (state, metrics [MAX_BLOCK], updates done), compiled."""
-
-    @jax.jit
-    def run(state, left, limit):
-        shapes = jax.eval_shape(algorithm.step, state)[1]
-        metrics = {name: jnp.zeros((MAX_BLOCK, *x.shape), x.dtype) for name, x in shapes.items()}
-
-        def body(carry):
-            state, metrics, count, taken = carry
-            state, new = algorithm.step(state)
-            metrics = {name: metrics[name].at[count].set(value) for name, value in new.items()}
-            return state, metrics, count + 1, taken + new["env_steps"].astype(taken.dtype)
-
-        def going(carry):
-            _, _, count, taken = carry
-            return (count < limit) & (taken < left)
-
-        zero = jnp.zeros((), jnp.int32)
-        state, metrics, count, _ = jax.lax.while_loop(going, body, (state, metrics, zero, zero))
-        return state, metrics, count
-
-    return run
+    with contextlib.ExitStack() as stack:
+        stack.callback(group.close)
+        interrupt = stack.enter_context(interruptible())
+        store, position, seconds = None, None, 0.0
+        if directory is not None:
+            opened = Store.open(directory, algorithm, key, state, checkpoint_every, keep_checkpoints)
+            store, key, position, seconds = stack.enter_context(opened)
+        evaluator = None
+        if evaluate_every is not None:
+            if key is None:
+                raise TypeError("key: evaluations need one, which names their episodes; with a state, give both")
+            evaluator = Evaluator(algorithm, key, evaluate_every, evaluation_episodes, deterministic_evaluation)
+        if position is None:
+            position = Position(_first_state(algorithm, key, state))
+            if store is not None:
+                store.begin(position)
+        else:
+            group.resume(position.num_env_steps)
+        bar = stack.enter_context(Progress(algorithm, num_env_steps, progress, position.num_env_steps))
+        run = Run(
+            algorithm=algorithm,
+            position=position,
+            num_env_steps=num_env_steps,
+            target_return=target_return,
+            callback=callback,
+            nonfinite=nonfinite,
+            evaluator=evaluator,
+            store=store,
+            loggers=group,
+            interrupt=interrupt,
+            bar=bar,
+            seconds_before=seconds,
+        )
+        run.play()
+    result = TrainResult(**run.result())
+    if run.stopped == "nonfinite" and nonfinite == "raise":
+        raise NonFiniteError(run.problem, result)
+    return result
 
 
-def _why_stop(blocks: list[dict], target_return: float | None, callback: Callable | None, state: Any) -> str | None:
-    """Why the run should end after the newest block, or None."""
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
-        return "nonfinite"
-    if target_return is not None and recent_return(blocks) >= target_return:
-        return "target"
-    if callback is not None and callback(blocks[-1]):
-        return "callback"
-    return None
-
-
-def recent_return(blocks: list[dict], num_episodes: int = 100) -> float:
-    """Mean return over the newest updates that make up `num_episodes` episodes; NaN before there are as many."""
-    total, seen = 0.0, 0
-    for block in reversed(blocks):
-        episodes = block.get("num_episodes", np.ones_like(block["env_steps"]))
-        for count, value in zip(episodes[::-1], block["episode_return"][::-1], strict=True):
-            if count and np.isfinite(value):
-                total, seen = total + float(count) * float(value), seen + int(count)
-            if seen >= num_episodes:
-                return total / seen
-    return float("nan")
+def _first_state(algorithm: Algorithm, key: Any, state: Any) -> Any:
+    if state is None and key is None:
+        raise TypeError("key: the directory holds no checkpoint to go on from; give a key, to start, or a state")
+    return strong(jax.jit(algorithm.init)(key) if state is None else state)

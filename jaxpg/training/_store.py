@@ -1,0 +1,249 @@
+"""The directory of a run: what is written there, when, and how a run is found again."""
+
+import contextlib
+import datetime
+import json
+import pathlib
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpg.algorithms.types import Algorithm
+from jaxpg.training import checkpoints
+from jaxpg.training._describe import about, fingerprint, key_from_record, key_record, state_shapes, versions
+from jaxpg.training._files import check_manifest, check_writable, locked, remove_folder, replace_file
+from jaxpg.training._position import Best, Position
+from jaxpg.training._records import Records, free_name, to_float
+
+__all__ = ["Store"]
+
+SECONDS = 60.0  # Between checkpoints where `checkpoint_every` is not given; more where saving takes long.
+MOST_OF_TIME = 0.05  # That saving may take.
+
+
+class Store:
+    """The files of one run, held by a lock while it is open."""
+
+    def __init__(self, path: pathlib.Path, algorithm: Algorithm, every: int | None, keep: int):
+        self.path = path
+        self._algorithm, self._every, self._keep = algorithm, every, keep
+        self._checkpoints, self._best = path / "checkpoints", path / "best"
+        self._metrics, self._evaluations = Records(path / "metrics.jsonl"), Records(path / "evaluations.jsonl")
+        self._saved: tuple[int, int] | None = None  # Updates and evaluations in the newest checkpoint.
+        self._tried_at, self._tried_time, self._save_seconds = 0, time.monotonic(), 0.0
+        self._key: Any = None
+        self._start: dict[str, Any] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls, directory: Any, algorithm: Algorithm, key: Any, state: Any, every: int | None, keep: int
+    ) -> Iterator[tuple["Store", Any, Position | None, float]]:
+        """(the store, the run's key, where its newest whole checkpoint stands or None, the seconds until then)."""
+        path = checkpoints.as_path("directory", directory)
+        check_writable(path)
+        with locked(path):
+            store = cls(path, algorithm, every, keep)
+            store._clean()
+            names = checkpoints.checkpoint_names(store._checkpoints)
+            if names:
+                position, seconds = store._resume(names, key, state)
+                yield store, store._key, position, seconds
+                return
+            if store._metrics.path.exists() and store._metrics.path.stat().st_size:
+                raise ValueError(
+                    f"directory: {path} holds {store._metrics.path.name} of a run, but no checkpoint to go on from; "
+                    f"name another directory, or move the file away"
+                )
+            store._key = key
+            store._start = {
+                "key": None if key is None else key_record(key),
+                "state": None if state is None else fingerprint(state),
+            }
+            yield store, key, None, 0.0
+
+    def _clean(self) -> None:
+        """Removes what saves and removals that were cut off have left; checkpoints have other names."""
+        for folder in (self._checkpoints, self._best):
+            for path in folder.glob(".*") if folder.is_dir() else ():
+                if path.name.startswith((".part-", ".removed-")):
+                    shutil.rmtree(path, ignore_errors=True)
+
+    # --- Going on -----------------------------------------------------------------------------------------------------
+
+    def _resume(self, names: list[str], key: Any, state: Any) -> tuple[Position, float]:
+        name, damaged = checkpoints.newest_whole(self._checkpoints, names)
+        path = self._checkpoints / name
+        info = checkpoints.read_info(path)
+        self._check_start(info["start"], key, state)
+        like = checkpoints.template(self._algorithm, state)
+        checkpoint = checkpoints.restore(path, info, self._algorithm, like)
+        checkpoints.warn_of_versions(info, path)
+        for other, problem in damaged.items():
+            self._set_aside(self._checkpoints / other, problem, name)
+
+        updates = checkpoint.num_updates
+        marks = info["records"]
+        self._metrics, rows = Records.resume(self._metrics.path, marks["metrics"], updates)
+        self._evaluations, evaluations = Records.resume(self._evaluations.path, marks["evaluations"], updates)
+        best = info["best"]
+        self._start = info["start"]
+        self._key = None if info["start"]["key"] is None else key_from_record(info["start"]["key"])
+        self._saved = (updates, len(evaluations))
+        self._tried_at = checkpoint.num_env_steps
+        position = Position(
+            state=checkpoint.state,
+            blocks=_block_of(rows, info["metrics"]),
+            num_updates=updates,
+            num_env_steps=checkpoint.num_env_steps,
+            evaluations=tuple({k: to_float(v) for k, v in row.items()} for row in evaluations),
+            evaluated_at=info["evaluated_at"],
+            best=None if best is None else Best(checkpoint.best_params, **best),
+        )
+        return position, checkpoint.seconds
+
+    def _check_start(self, start: Mapping[str, Any], key: Any, state: Any) -> None:
+        if key is not None and start["key"] != key_record(key):
+            raise ValueError(
+                f"key: the run in {self.path} was started with {start['key'] or 'a state and no key'}; got "
+                f"{key_record(key)}. Give the same or none to go on, or name another directory"
+            )
+        if state is not None and start["state"] != fingerprint(state):
+            begun = "a key" if start["state"] is None else "another state"
+            raise ValueError(
+                f"state: the run in {self.path} was started with {begun}. Give the same to go on, or name another "
+                f"directory"
+            )
+
+    def _set_aside(self, path: pathlib.Path, problem: str, used: str) -> None:
+        aside = free_name(path.with_name(f"{path.name}.damaged"))
+        try:
+            path.rename(aside)
+            where = f"it is now {aside.name}"
+        except OSError as error:
+            where = f"it could not be renamed: {error}"
+        warnings.warn(
+            f"checkpoint {path} is damaged: {problem}; {where}, the run goes on from checkpoint {used}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    # --- Saving -------------------------------------------------------------------------------------------------------
+
+    def begin(self, position: Position) -> None:
+        """The first checkpoint, before anything is computed: OSError or ValueError if it cannot be written."""
+        self._save(position, 0.0)
+        content = {**about(self._algorithm), "start": self._start, "versions": versions(), "started": _now()}
+        replace_file(self.path / "run.json", (json.dumps(content, indent=1) + "\n").encode())
+
+    def record(self, rows: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
+        """Adds rows to metrics.jsonl and evaluations.jsonl."""
+        self._metrics.add(rows)
+        self._evaluations.add(evaluations)
+        with self._reported("the metrics", self._metrics.path):
+            self._metrics.flush()
+            self._evaluations.flush()
+
+    def next_save(self, num_env_steps: int) -> int | None:
+        """The env steps at which a block should end for a checkpoint; None where the time decides."""
+        return None if self._every is None else (num_env_steps // self._every + 1) * self._every
+
+    def due(self, num_env_steps: int) -> bool:
+        """Whether it is time for a checkpoint."""
+        if self._every is not None:
+            return num_env_steps // self._every > self._tried_at // self._every
+        return time.monotonic() - self._tried_time > max(SECONDS, self._save_seconds / MOST_OF_TIME)
+
+    def save(self, position: Position, seconds: float) -> None:
+        """Writes a checkpoint, if there is anything new, and removes old ones; a failure is a warning."""
+        if self._saved == (position.num_updates, len(position.evaluations)):
+            return
+        with self._reported("a checkpoint", self._checkpoints / f"{position.num_updates:08d}"):
+            self._save(position, seconds)
+
+    def save_best(self, best: Best) -> None:
+        """Writes the best parameters; a failure is a warning."""
+        name = f"{best.num_updates:08d}"
+        with self._reported("the best parameters", self._best / name):
+            names = checkpoints.checkpoint_names(self._best)
+            if name in names and check_manifest(self._best / name) is None:
+                return  # Written before the run was killed and went on from an older checkpoint.
+            written = checkpoints.write_checkpoint(
+                self._best,
+                best.num_updates,
+                {"best": best.params},
+                {
+                    "num_env_steps": best.num_env_steps,
+                    "episode_return": best.episode_return,
+                    "about": about(self._algorithm),
+                    "state": state_shapes(best.params),
+                },
+            )
+            for other in names:
+                if other != written.name:
+                    remove_folder(self._best / other)
+
+    def _save(self, position: Position, seconds: float) -> None:
+        self._tried_at, start = position.num_env_steps, time.monotonic()
+        try:
+            # What the checkpoint counts on is on the disk before it is.
+            self._metrics.flush(sync=True)
+            self._evaluations.flush(sync=True)
+            best = position.best
+            trees = {"state": position.state} | ({} if best is None else {"best": best.params})
+            checkpoints.write_checkpoint(
+                self._checkpoints,
+                position.num_updates,
+                trees,
+                {
+                    "num_env_steps": position.num_env_steps,
+                    "seconds": seconds,
+                    "start": self._start,
+                    "about": about(self._algorithm),
+                    "state": state_shapes(position.state),
+                    "metrics": _dtypes(position.blocks),
+                    "records": {"metrics": self._metrics.mark(), "evaluations": self._evaluations.mark()},
+                    "evaluated_at": position.evaluated_at,
+                    "best": None if best is None else {k: v for k, v in best._asdict().items() if k != "params"},
+                    "saved": _now(),
+                },
+            )
+            self._saved = (position.num_updates, len(position.evaluations))
+        finally:
+            self._tried_time = time.monotonic()
+            self._save_seconds = self._tried_time - start
+        for name in checkpoints.checkpoint_names(self._checkpoints)[: -self._keep]:
+            remove_folder(self._checkpoints / name)
+
+    @contextlib.contextmanager
+    def _reported(self, what: str, path: pathlib.Path) -> Iterator[None]:
+        """Errors of files are warnings. orbax reports some of the system's as ValueError or RuntimeError."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            warnings.warn(
+                f"{what} could not be written to {path}: {type(error).__name__}: {error}. The run goes on, what is "
+                f"there is kept, and the next time is tried again",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _dtypes(blocks: tuple[dict[str, np.ndarray], ...]) -> dict[str, str]:
+    return {name: str(values.dtype) for block in blocks[-1:] for name, values in block.items()}
+
+
+def _block_of(rows: list[dict], dtypes: Mapping[str, str]) -> tuple[dict[str, np.ndarray], ...]:
+    """The rows of metrics.jsonl as one block, bit for bit what was written."""
+    if not rows:
+        return ()
+    return ({name: np.asarray([to_float(row[name]) for row in rows], jnp.dtype(t)) for name, t in dtypes.items()},)
