@@ -2,13 +2,13 @@
 
 Each line of the table of presets (`jaxpg.algorithms.presets`) that has a target: some seeds at once in one compiled
 program, each for the line's number of environment steps, then 100 fresh episodes of each seed's last parameters, with
-actions sampled as in training (for PGPE, which explores in the parameters, the mode). Given are the mean over seeds, the interquartile mean with its 95% bootstrap interval (percentile,
-over seeds), and how many seeds reach the target by themselves.
+actions sampled as in training (for PGPE, which explores in the parameters, the mode). Given are the mean over seeds,
+the interquartile mean with its 95% bootstrap interval (percentile, over seeds), and how many seeds reach the target.
 
     python -m benchmarks returns [--only ppo/CartPole-v1 …] [--seeds 10] [--quick]
 
-Results are collected in benchmarks/results/returns_<backend>.json, a line for each pair that has been run; docs/returns.md
-is made from it.
+Results are collected in benchmarks/results/returns_<backend>.json, a line for each pair that has been run;
+docs/returns.md is made of it.
 """
 
 import argparse
@@ -48,7 +48,7 @@ Made by `python -m benchmarks returns`, whose docstring says how; one line with
 `python -m benchmarks returns --only ppo/CartPole-v1`. The hyperparameters are those of
 [jaxpg/algorithms/presets.py](../jaxpg/algorithms/presets.py). IQM is the interquartile mean over seeds, in brackets its
 95% bootstrap interval; *seeds* counts those whose own mean return reaches the target. Published returns are from other
-protocols (episodes, seeds, networks, sometimes other versions of the environment) and say where a good result lies, no more.
+protocols (episodes, seeds, networks, sometimes other versions of the environment): they say where a good result lies.
 
 | algorithm | environment | steps | mean | IQM [95%] | target | seeds | published | steps/s, all seeds |
 |---|---|---|---|---|---|---|---|---|

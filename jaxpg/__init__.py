@@ -33,9 +33,14 @@ if TYPE_CHECKING:
         weights,
     )
     from jaxpg.algorithms.a2c import a2c
+    from jaxpg.algorithms.impala import impala
+    from jaxpg.algorithms.npg import npg
+    from jaxpg.algorithms.pgpe import pgpe
     from jaxpg.algorithms.ppo import ppo
     from jaxpg.algorithms.reinforce import reinforce
+    from jaxpg.algorithms.trpo import trpo
     from jaxpg.algorithms.types import Algorithm
+    from jaxpg.algorithms.v_mpo import v_mpo
     from jaxpg.comparison import compare
     from jaxpg.envs import Box, Discrete, Environment, MultiDiscrete, Timestep, make
     from jaxpg.fitting import fit_value
@@ -70,18 +75,23 @@ _HOMES = {
     "evaluate": "jaxpg.training.evaluate",
     "fit_value": "jaxpg.fitting",
     "gradient_from": "jaxpg.stored",
+    "impala": "jaxpg.algorithms.impala",
     "load_checkpoint": "jaxpg.training.checkpoints",
     "load_policy": "jaxpg.policies.export",
     "loggers": "jaxpg.training",
     "make": "jaxpg.envs",
     "natural_gradient": "jaxpg.natural",
+    "npg": "jaxpg.algorithms.npg",
+    "pgpe": "jaxpg.algorithms.pgpe",
     "policy_gradient": "jaxpg.gradient",
     "ppo": "jaxpg.algorithms.ppo",
     "reinforce": "jaxpg.algorithms.reinforce",
     "replay": "jaxpg.training.replay",
     "save_policy": "jaxpg.policies.export",
     "train": "jaxpg.training.train",
+    "trpo": "jaxpg.algorithms.trpo",
     "use_cpu_cores": "jaxpg.training.devices",
+    "v_mpo": "jaxpg.algorithms.v_mpo",
 }
 _MODULES = (
     "algorithms",
@@ -128,12 +138,15 @@ __all__ = [
     "fit_value",
     "fitting",
     "gradient_from",
+    "impala",
     "load_checkpoint",
     "load_policy",
     "loggers",
     "make",
     "natural",
     "natural_gradient",
+    "npg",
+    "pgpe",
     "plot",
     "policies",
     "policy_gradient",
@@ -147,7 +160,9 @@ __all__ = [
     "segments",
     "train",
     "training",
+    "trpo",
     "use_cpu_cores",
+    "v_mpo",
     "weights",
 ]
 

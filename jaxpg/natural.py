@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import cg
 
 from jaxpg import _check, rollout
 from jaxpg import weights as weight_functions
@@ -157,7 +156,7 @@ def solve(
     def damped(image, vector):
         return jax.tree.map(lambda f, v: f + jnp.asarray(damping, dtype) * v, image, vector)
 
-    x, _ = cg(lambda v: damped(product(v), v), scaled, tol=tolerance, maxiter=iterations)
+    x = _conjugate_gradients(lambda v: damped(product(v), v), scaled, tolerance, iterations)
     image = product(x)
     error = jax.tree.map(jnp.subtract, scaled, damped(image, x))
     norm = jnp.sqrt(_dot(scaled, scaled))
@@ -166,6 +165,29 @@ def solve(
         residual=jnp.sqrt(_dot(error, error)) / jnp.where(norm == 0, 1, norm),
         quadratic_form=scale**2 * _dot(x, image),
     )
+
+
+def _conjugate_gradients(product: Callable[[Any], Any], target: Any, tolerance: Any, iterations: int) -> Any:
+    """x with A x = b from 0, until ‖b − A x‖ ≤ tolerance ‖b‖.
+
+    A loop of its own: `jax.scipy.sparse.linalg.cg` in a scanned update under `vmap` has been seen to diverge, on
+    problems that it solves in the same update without the scan or without `vmap`.
+    """
+    enough = tolerance**2 * _dot(target, target)
+
+    def plus(first, factor, second):
+        return jax.tree.map(lambda a, b: a + factor.astype(a.dtype) * b, first, second)
+
+    def step(state):
+        x, residual, direction, square, count = state
+        image = product(direction)
+        length = square / _dot(direction, image)
+        x, residual = plus(x, length, direction), plus(residual, -length, image)
+        after = _dot(residual, residual)
+        return x, residual, plus(residual, after / square, direction), after, count + 1
+
+    start = (jax.tree.map(jnp.zeros_like, target), target, target, _dot(target, target), jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(lambda state: (state[3] > enough) & (state[4] < iterations), step, start)[0]
 
 
 def natural_gradient(

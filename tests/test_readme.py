@@ -10,7 +10,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), 
 
 
 @pytest.mark.parametrize("block", range(len(BLOCKS)))
-def test_block_runs(block):
+def test_block_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Some write files.
     names = {}
     exec(compile(BLOCKS[block], f"README.md, Python block {block}", "exec"), names)
     if "scores" in names:

@@ -43,7 +43,8 @@ class Batch(NamedTuple):
       observation, action, log_prob, reward, terminated, truncated, valid: as in `Trajectory`. Rewards are scaled where
         the algorithm scales them, and 0 where no step was played.
       starts: whether an episode begins with the row.
-      value, last_value: V of the rows' observations and of those behind the last row, by the critic that acted.
+      value, last_value: V of the rows' observations and of those behind the last row, by the critic as it is before the
+        update.
       policy_carry, critic_carry: the memories before the first row; None without.
     """
 
@@ -150,7 +151,7 @@ def actor_critic(
         acting = learner.acting(state.learner, before)
         lanes, played = segment(env, policy, acting, state.lanes, num_steps)
         trajectory = played.trajectory
-        value, last_value, critic_carry = _values(policy, critic, acting, state, lanes, trajectory)
+        value, last_value, critic_carry = _values(policy, critic, state, lanes, trajectory)
         rewards = jnp.where(trajectory.valid, trajectory.reward, 0.0)
         reward_scale = state.reward_scale
         if reward_scale is not None:
@@ -246,12 +247,12 @@ def outputs(
 
 
 def _values(
-    policy: Policy, critic: Critic | None, acting: Any, state: ActorCriticState, lanes: SegmentState, trajectory: Any
+    policy: Policy, critic: Critic | None, state: ActorCriticState, lanes: SegmentState, trajectory: Any
 ) -> tuple[jax.Array, jax.Array, Any]:
     """V of the rows and of the observations behind them, and the critic's memory there."""
     observations, last, starts = trajectory.observation, lanes.lanes.observation, trajectory.time == 0
     if critic is None:
-        model, params, carry = policy, acting, state.lanes.lanes.carry
+        model, params, carry = policy, state.params, state.lanes.lanes.carry
         value_of = lambda distribution: distribution.value  # noqa: E731
     else:
         model, params, carry = critic, state.critic_params, state.critic_carry

@@ -11,6 +11,7 @@ from jaxpg import _check
 from jaxpg.envs.base import Environment
 from jaxpg.lanes import Lanes, Trajectory, float_dtype
 from jaxpg.policies.base import Critic, Policy
+from jaxpg.policies.distributions.with_value import without_value
 from jaxpg.returns import generalized_advantages
 
 __all__ = ["Parameters", "RewardScale"]
@@ -79,7 +80,11 @@ def make_optimizer(
         optimizer = default(rate)
     if max_gradient_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(max_gradient_norm), optimizer)
-    return optimizer if trainable is None else optax.masked(optimizer, trainable)
+    if trainable is None:
+        return optimizer
+    # `masked` passes on the gradients of what it leaves out: they are set to 0, or they would be added to it.
+    rest = optax.masked(optax.set_to_zero(), lambda params: jax.tree.map(lambda x: not x, trainable(params)))
+    return optax.chain(optax.masked(optimizer, trainable), rest)
 
 
 def descend(optimizer: Any, gradient: Any, state: Any, parameters: Any) -> tuple[Any, Any]:
@@ -164,6 +169,20 @@ def explained_variance(targets: jax.Array, values: jax.Array, mask: jax.Array) -
 
     spread = variance(targets)
     return jnp.where(spread > 0, 1 - variance(targets - values) / jnp.where(spread > 0, spread, 1), jnp.nan)
+
+
+def of_distribution(env: Environment, policy: Policy, look: Callable[[Any], Any]) -> Any:
+    """What `look` says of the policy's distribution over actions (its kind, what it can do), without computing it."""
+    seen = []
+
+    def at_first(key: jax.Array) -> None:
+        _, observation = env.reset(key)
+        memory = () if policy.initial_carry is None else (policy.initial_carry,)
+        output = policy.apply(policy.init(key), observation, *memory)
+        seen.append(look(without_value(output[0] if memory else output)))
+
+    jax.eval_shape(at_first, jax.eval_shape(lambda: jax.random.key(0)))
+    return seen[0]
 
 
 def entropy_of(distribution: Any, coefficient: Any) -> jax.Array:

@@ -51,8 +51,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "trpo": {
         "Pendulum-v1": dict(
-            num_envs=16, num_steps=256, discount=0.95, normalize_observations=True, scale_rewards=True,
-            num_env_steps=1_000_000,
+            num_envs=16, num_steps=256, discount=0.95, max_kl=0.02, scale_rewards=True, num_env_steps=500_000,
         ),
     },
     "pgpe": {

@@ -89,9 +89,8 @@ def reinforce(
         baseline = baselines.leave_one_out() if num_episodes > 1 else baselines.none()
     rate = 1e-2 if learning_rate is None else learning_rate
     optimize = _parts.make_optimizer(optimizer, rate, max_gradient_norm, policy.trainable, default=optax.adam)
-    optimize_critic = optax.adam(3e-3) if critic_optimizer is None else critic_optimizer
-    if critic is not None and critic.trainable is not None:
-        optimize_critic = optax.masked(optimize_critic, critic.trainable)
+    critic_trainable = None if critic is None else critic.trainable
+    optimize_critic = _parts.make_optimizer(critic_optimizer, 3e-3, None, critic_trainable, default=optax.adam)
 
     def sample_key_of(state: ReinforceState, update: Any) -> tuple[jax.Array, jax.Array]:
         """The keys of an update's episodes and of what its critic draws."""
