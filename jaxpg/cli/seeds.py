@@ -63,7 +63,8 @@ def train_seeds(algorithm: Any, keys: Any, num_env_steps: int, progress: bool | 
         while bool((taken < num_env_steps).any()):
             (states, taken), new = compiled(states, taken)
             blocks.append(jax.device_get(new))  # (steps so far, return, counts?), [seed, update] each
-            returns = np.nanmean(blocks[-1][1][:, -1], keepdims=True)
+            last = blocks[-1][1][:, -1]
+            returns = np.array([last[np.isfinite(last)].mean() if np.isfinite(last).any() else np.nan])
             bar.update(int(np.minimum(taken, num_env_steps).sum()), [{"episode_return": returns}])
     steps, returns, counts = (np.concatenate(parts, axis=1) for parts in zip(*blocks))
     return SeedRuns(
