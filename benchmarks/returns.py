@@ -2,8 +2,9 @@
 
 Each line of the table of presets (`jaxpg.algorithms.presets`) that has a target: some seeds at once in one compiled
 program, each for the line's number of environment steps, then 100 fresh episodes of each seed's last parameters, with
-actions sampled as in training (for PGPE, which explores in the parameters, the mode). Given are the mean over seeds,
-the interquartile mean with its 95% bootstrap interval (percentile, over seeds), and how many seeds reach the target.
+actions taken as in training: sampled, or the mode (PGPE, which explores in the parameters). Given are the mean over
+seeds, the interquartile mean with its 95% bootstrap interval (percentile, over seeds), and how many seeds reach the
+target.
 
     python -m benchmarks returns [--only ppo/CartPole-v1 …] [--seeds 10] [--quick]
 
@@ -74,8 +75,7 @@ def measure(algorithm_name, env_name, seeds, num_env_steps, episodes):
     train_key, test_key = jax.random.split(jax.random.key(2026))
     runs = train_seeds(algorithm, jax.random.split(train_key, seeds), steps)
 
-    # PGPE's policy is the one without noise: the exploration is in the parameters.
-    deterministic = algorithm_name == "pgpe"
+    deterministic = bool(algorithm.config.get("deterministic", False))
 
     def score(key, params):
         return jaxpg.evaluate(
@@ -111,13 +111,14 @@ def page(lines):
     rows = []
     for (algorithm, env), (target, published) in TARGETS.items():
         line = lines.get(f"{algorithm}/{env}")
+        aim = "–" if target is None else target
         if line is None:
-            rows.append(f"| {algorithm} | {env} | not run | | | {target} | | {published} | |")
+            rows.append(f"| {algorithm} | {env} | not run | | | {aim} | | {published} | |")
             continue
-        reached = "" if target is None else f"{sum(r >= target for r in line['returns'])} of {len(line['returns'])}"
+        reached = "–" if target is None else f"{sum(r >= target for r in line['returns'])} of {len(line['returns'])}"
         rows.append(
             f"| {algorithm} | {env} | {line['num_env_steps']:,} | {line['mean']:.4g} | {line['iqm']:.4g} "
-            f"[{line['iqm_low']:.4g}, {line['iqm_high']:.4g}] | {'' if target is None else target} | {reached} "
+            f"[{line['iqm_low']:.4g}, {line['iqm_high']:.4g}] | {aim} | {reached} "
             f"| {published} | {line['steps_per_second']:,.0f} |"
         )
     return HEADER + "\n".join(rows) + "\n"

@@ -134,6 +134,38 @@ def test_a_memory_of_length_zero_is_the_feed_forward_policy(key):
     close((a.params, a.critic_params), (b.params, b.critic_params))
 
 
+@pytest.mark.slow
+def test_statistics_are_the_same_over_devices(run_in_subprocess):
+    """Environments laid over two devices: the statistics of the observations count those of both."""
+    printed = run_in_subprocess(
+        """
+        import jax, jax.numpy as jnp, numpy as np, jaxpg
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec
+        env = jaxpg.make("CartPole-v1", max_steps=20)
+        policy = jaxpg.policies.normalized(jaxpg.policies.mlp(env, (4,)), env)
+        algorithm = jaxpg.a2c(env, policy, num_envs=4, num_steps=8, scale_rewards=True)
+        state = algorithm.init(jax.random.key(0))
+        mesh = jax.make_mesh((2,), ("lane",), axis_types=(AxisType.Auto,))
+        def place(leaf):
+            over = PartitionSpec("lane") if leaf.ndim and leaf.shape[0] == 4 else PartitionSpec()
+            return jax.device_put(leaf, NamedSharding(mesh, over))
+        laid = state._replace(lanes=jax.tree.map(place, state.lanes))
+        rest = {name: jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, PartitionSpec())), x)
+                for name, x in state._asdict().items() if name != "lanes"}
+        laid = laid._replace(**rest)
+        step = jax.jit(algorithm.step)
+        for _ in range(3):
+            state, laid = step(state)[0], step(laid)[0]
+        assert len(laid.lanes.lanes.observation.sharding.device_set) == 2
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        jax.tree.map(close, (state.params, state.reward_scale), (laid.params, laid.reward_scale))
+        print(float(laid.params["observations"]["count"]))
+        """,
+        devices=2,
+    )
+    assert 80 < float(printed) <= 96
+
+
 def mixed():
     """Actions that are a dict of a masked choice, a tuple of choices and a bounded number; observations a dict."""
 

@@ -45,7 +45,7 @@ def default_reinforce():
     algorithm = jaxpg.reinforce(env, policy, num_episodes=4, baseline=baselines.none())
     step, state = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
     state, first = step(state)
-    (_, (adam, *_)) = state.optimizer_state
+    (_, adam) = state.optimizer_state
     assert first["gradient_norm"] > 50  # In several coordinates: each by itself could pass 10.
     np.testing.assert_allclose(np.linalg.norm(adam.mu) / 0.1, 10.0, rtol=1e-4)  # μ = (1 − 0.9) g.
     _, second = step(state)

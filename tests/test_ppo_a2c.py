@@ -238,6 +238,43 @@ def test_schedules_count_updates(key):
     assert moves[0] > 1e-3 and moves[1] > 1e-3 and moves[2] == 0
 
 
+def test_a_schedule_does_not_lag_where_steps_are_left_out(key):
+    """The first two updates leave out nearly all of their steps; the third has a rate of 0 nevertheless."""
+    env = line(5)
+    policy, critic = models(env)
+    rates = optax.piecewise_constant_schedule(0.1, {2: 0.0})
+    algorithm = jaxpg.ppo(env, policy, critic, num_envs=2, num_steps=6, num_epochs=3, num_minibatches=2, max_kl=1e-8,
+                          learning_rate=rates)  # fmt: skip
+    state, step = algorithm.init(key), jax.jit(algorithm.step)
+    for _ in range(2):
+        state, metrics = step(state)
+        assert int(metrics["gradient_steps"]) < 6
+    close(step(state)[0].params, state.params, rtol=0, atol=0)
+
+
+def test_a_minibatch_without_a_step_is_left_out(key):
+    """Episodes of one step, cut: every other row holds a final observation, and so do whole minibatches of one row."""
+    env = line(1)
+    policy, critic = models(env)
+    options = dict(num_envs=2, num_steps=4, num_epochs=2, num_minibatches=8)
+    for algorithm in (
+        jaxpg.ppo(env, policy, critic, normalize_advantages="batch", max_kl=10.0, **options),
+        jaxpg.v_mpo(env, policy, critic, **options),
+    ):
+        state, metrics = jax.jit(algorithm.step)(algorithm.init(key))
+        assert int(metrics["nonfinite"]) == 0 and int(metrics["env_steps"]) == 4
+        assert all(np.isfinite(x) for name, x in metrics.items() if name != "explained_variance"), metrics
+
+
+def test_the_penalty_stays_within_bounds(key):
+    env = line(5)
+    policy, critic = models(env)
+    algorithm = jaxpg.ppo(env, policy, critic, num_envs=4, num_steps=6, num_epochs=1, num_minibatches=2,
+                          objective="kl", kl_coefficient=1e-6, optimizer=optax.sgd(1e-9))  # fmt: skip
+    state, _ = jax.jit(algorithm.step)(algorithm.init(key))
+    assert float(state.learner.kl_coefficient) == pytest.approx(1e-6)  # Halved it would be on its way to 0.
+
+
 def test_hyperparameters_may_be_traced(key):
     """One program for several: the k-th member is what a run with the k-th values alone gives."""
     env = line(5)
@@ -333,6 +370,36 @@ def poisoned(bad_lane_start=0.0):
         return (*after, state[2]), timestep._replace(reward=reward)
 
     return dataclasses.replace(good, reset=reset, step=step)
+
+
+def test_a_refused_update_leaves_no_running_return_behind(key):
+    """Every lane's G is that of its own episode, whether its rewards were learnt from or not."""
+    env = poisoned()
+    policy, critic = models(env)
+    algorithm = jaxpg.a2c(env, policy, critic, num_envs=4, num_steps=3, scale_rewards=True, discount=1.0)
+    step, state = jax.jit(algorithm.step), algorithm.init(key)
+    refused = 0
+    for _ in range(8):
+        before = state
+        state, metrics = step(state)
+        if metrics["nonfinite"]:
+            refused += 1
+            assert float(state.reward_scale.count) == float(before.reward_scale.count)
+        lanes = state.lanes.lanes
+        playing = ~np.asarray(lanes.final)  # The others wait with the return of the episode that has ended.
+        np.testing.assert_allclose(state.reward_scale.running, lanes.returns * playing, rtol=1e-5, atol=1e-5)
+    assert refused
+
+
+def test_a_memory_that_is_not_finite_is_left(key):
+    """A memory that overflows at the third step: the lane is to blame, and begins anew."""
+    env = line(9)
+    mlp, critic = models(env)
+    policy = jaxpg.Policy(init=mlp.init, apply=lambda p, o, c: (mlp.apply(p, o), c * 1e15), initial_carry=jnp.ones(()))
+    algorithm = jaxpg.a2c(env, policy, critic, num_envs=2, num_steps=4)
+    state, metrics = jax.jit(algorithm.step)(algorithm.init(key))
+    assert int(metrics["nonfinite"]) == 2 and int(metrics["nonfinite_episode"]) == 0
+    assert np.array_equal(state.lanes.lanes.episode, [1, 1]) and np.array_equal(state.lanes.lanes.carry, [1, 1])
 
 
 @pytest.mark.parametrize("name", ["ppo", "a2c"])

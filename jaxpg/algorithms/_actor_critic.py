@@ -175,7 +175,7 @@ def actor_critic(
         kept, after, metrics = learner.update(state.learner, before, batch, learn_key, state.update)
         after = observe(policy, critic, after, trajectory.observation, trajectory.valid)
 
-        bad, episode = blame(trajectory, lanes.lanes)
+        bad, episode = blame(trajectory, lanes.lanes, (lanes.lanes.carry, critic_carry))
         is_finite = finite((after, kept, metrics["gradient_norm"]))
         applied = is_finite & ~jnp.any(bad)
         lanes, critic_carry = _without_bad(env, policy, critic, lanes, critic_carry, bad)
@@ -184,7 +184,7 @@ def actor_critic(
             *_if(applied, (*after, kept), (*before, state.learner)),
             lanes=lanes,
             critic_carry=critic_carry,
-            reward_scale=_if(applied, reward_scale, state.reward_scale),
+            reward_scale=_kept_scale(applied, reward_scale, state.reward_scale, bad),
             episode_key=state.episode_key,
             learner_key=state.learner_key,
             update=state.update + 1,
@@ -284,6 +284,14 @@ def _without_bad(
         return lanes, critic_carry
     fresh = jax.tree.map(lambda x, c: jnp.broadcast_to(x, c.shape).astype(c.dtype), critic.initial_carry, critic_carry)
     return lanes, select(bad, fresh, critic_carry)
+
+
+def _kept_scale(applied: jax.Array, new: RewardScale | None, old: RewardScale | None, bad: jax.Array) -> Any:
+    """The new scale, or of a refused update the old statistics; what the lanes are at is theirs in any case."""
+    if new is None or old is None:
+        return None
+    running = jnp.where(bad | ~jnp.isfinite(new.running), 0.0, new.running)
+    return _if(applied, new, old)._replace(running=running)
 
 
 def _if(condition: jax.Array, new: Any, old: Any) -> Any:

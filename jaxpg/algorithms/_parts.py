@@ -57,40 +57,57 @@ def critic_for(env: Environment, policy: Policy, critic: Critic | None) -> Criti
     return policy.critic()
 
 
-def make_optimizer(
+class Descent(NamedTuple):
+    """An optimiser and its learning rate: the change of the parameters is the optimiser's, times −rate(update).
+
+    Fields:
+      optimizer: an optax optimiser.
+      rate: None: the optimiser has its own and its updates descend; else a function of the number of updates. It counts
+        updates whatever happened in them: a schedule does not lag where gradient steps are left out or refused.
+    """
+
+    optimizer: Any
+    rate: Callable[[jax.Array], Any] | None
+
+    def init(self, parameters: Any) -> Any:
+        """The optimiser's state."""
+        return self.optimizer.init(parameters)
+
+    def step(self, gradient: Any, state: Any, parameters: Any, update: jax.Array) -> tuple[Any, Any]:
+        """(parameters, optimiser state) after one step down the gradient of a loss, in the update of this number."""
+        changes, state = self.optimizer.update(gradient, state, parameters)
+        if self.rate is not None:
+            rate = self.rate(update)
+            changes = jax.tree.map(lambda x: (-rate * x).astype(x.dtype), changes)
+        return optax.apply_updates(parameters, changes), state
+
+
+def make_descent(
     optimizer: Any,
     learning_rate: Any,
     max_gradient_norm: Any,
     trainable: Callable[[Any], Any] | None,
-    steps_per_update: int = 1,
-    default: Callable[..., Any] = lambda rate: optax.adam(rate, eps=1e-5),
-) -> Any:
-    """The optax optimiser of an algorithm: gradients are clipped by their global norm, then `optimizer` follows.
+    eps: float = 1e-5,
+) -> Descent:
+    """An algorithm's way down: gradients are clipped by their global norm, then comes `optimizer`.
 
     Args:
-      optimizer: None: `default(learning_rate)`.
-      learning_rate: a number, or a schedule: a function of the number of updates (not of gradient steps).
+      optimizer: an optax optimiser with a learning rate of its own; None: Adam.
+      learning_rate: Adam's: a number, or a function of the number of updates (not of gradient steps).
       max_gradient_norm: None: no clipping.
-      trainable: None, or params -> pytree of booleans, what the optimiser may change.
+      trainable: None, or params -> pytree of booleans, what may change.
+      eps: Adam's.
     """
+    rate = None
     if optimizer is None:
-        rate: Any = learning_rate
-        if callable(learning_rate):
-            rate = lambda count: learning_rate(count // steps_per_update)  # noqa: E731
-        optimizer = default(rate)
+        optimizer, rate = optax.scale_by_adam(eps=eps), schedule("learning_rate", learning_rate)
     if max_gradient_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(max_gradient_norm), optimizer)
     if trainable is None:
-        return optimizer
+        return Descent(optimizer, rate)
     # `masked` passes on the gradients of what it leaves out: they are set to 0, or they would be added to it.
     rest = optax.masked(optax.set_to_zero(), lambda params: jax.tree.map(lambda x: not x, trainable(params)))
-    return optax.chain(optax.masked(optimizer, trainable), rest)
-
-
-def descend(optimizer: Any, gradient: Any, state: Any, parameters: Any) -> tuple[Any, Any]:
-    """(parameters, optimiser state) after one step down the gradient of a loss."""
-    updates, state = optimizer.update(gradient, state, parameters)
-    return optax.apply_updates(parameters, updates), state
+    return Descent(optax.chain(optax.masked(optimizer, trainable), rest), rate)
 
 
 def check_optimizer(optimizer: Any, learning_rate: Any, max_gradient_norm: Any) -> None:
@@ -150,8 +167,10 @@ def global_norm(tree: Any) -> jax.Array:
 
 
 def mean_where(mask: jax.Array, values: jax.Array) -> jax.Array:
-    """The mean over entries for which `mask` holds; NaN if there are none."""
-    return jnp.sum(jnp.where(mask, values, 0)) / jnp.sum(mask)
+    """The mean over entries for which `mask` holds; NaN if there are none, with a gradient of 0."""
+    count = jnp.sum(mask)
+    mean = jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(count, 1)
+    return jnp.where(count > 0, mean, jnp.nan)
 
 
 def standardized(values: jax.Array, mask: jax.Array) -> jax.Array:
@@ -219,9 +238,20 @@ def plain(**hyperparameters: Any) -> dict[str, Any]:
             return value.item()
         if isinstance(value, (tuple, list)):
             return [of(x) for x in value]
+        if callable(value) and not hasattr(value, "update"):
+            return _as_schedule(value)
         return f"<{getattr(value, '__name__', type(value).__name__)}>"
 
     return {name: of(value) for name, value in hyperparameters.items()}
+
+
+def _as_schedule(function: Callable[[Any], Any]) -> Any:
+    """A function of the number of updates, told by some of its values."""
+    try:
+        values = [function(jnp.asarray(count)) for count in (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)]
+        return {"schedule": [float(value) for value in values]}
+    except Exception:  # Another function, or one of traced numbers.
+        return f"<{getattr(function, '__name__', type(function).__name__)}>"
 
 
 def start_reward_scale(num_envs: int) -> RewardScale:
@@ -271,12 +301,14 @@ def rows_finite(observation: Any, axes: int) -> jax.Array:
     return jnp.all(jnp.stack(parts), axis=0) if parts else jnp.ones((), bool)
 
 
-def blame(trajectory: Trajectory, lanes: Lanes) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """(lanes with a reward or an observation that is not finite, (lane, episode) of the first such row or (−1, −1))."""
+def blame(trajectory: Trajectory, lanes: Lanes, memories: Any = None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """(lanes with anything that is not finite, (lane, episode) of the first row with such a thing or (−1, −1)).
 
+    Looked at are the rewards, the observations, and `memories`, [lane] arrays that the lanes go on with.
+    """
     bad = trajectory.valid & ~jnp.isfinite(trajectory.reward)
     bad |= ~rows_finite(trajectory.observation, 2)
-    behind = jnp.broadcast_to(~rows_finite(lanes.observation, 1), lanes.episode.shape)
+    behind = jnp.broadcast_to(~rows_finite((lanes.observation, memories), 1), lanes.episode.shape)
     rows = jnp.concatenate([bad, behind[None]])
     episodes = jnp.concatenate([trajectory.episode, lanes.episode[None]])
     first = jnp.argmax(rows.reshape(-1))

@@ -143,11 +143,9 @@ def natural_actor_critic(
     def make_learner(critic: Critic | None) -> Learner:
         assert critic is not None  # There is no value of the policy's own.
         count_rows("critic_minibatches", critic_minibatches, (critic,), num_envs, num_steps)
-        optimize = _parts.make_optimizer(
-            critic_optimizer, rate, None, critic.trainable, steps_per_update=critic_epochs * critic_minibatches
-        )
+        descent = _parts.make_descent(critic_optimizer, rate, None, critic.trainable)
 
-        def fit(optimizer_state: Any, params: Any, batch: Batch, targets: jax.Array, key: jax.Array):
+        def fit(optimizer_state: Any, params: Any, batch: Batch, targets: jax.Array, key: jax.Array, count: jax.Array):
             def loss(params, batch, targets):
                 value = forward(critic, params, batch, batch.critic_carry)
                 return 0.5 * _parts.mean_where(batch.valid, (value - targets) ** 2)
@@ -155,12 +153,12 @@ def natural_actor_critic(
             def step(carry, batch, targets):
                 params, optimizer_state = carry
                 value, gradient = jax.value_and_grad(loss)(params, batch, targets)
-                return _parts.descend(optimize, gradient, optimizer_state, params), value
+                return descent.step(gradient, optimizer_state, params, count), value
 
             (params, optimizer_state), losses = in_minibatches(
                 step, (params, optimizer_state), batch, targets, (critic,), key, critic_epochs, critic_minibatches
             )
-            return params, optimizer_state, jnp.mean(losses)
+            return params, optimizer_state, jnp.nanmean(losses)
 
         def update(optimizer_state: Any, parameters: Parameters, batch: Batch, key: jax.Array, count: jax.Array):
             advantages, targets = _parts.advantages(batch, discount, lambda_)
@@ -170,7 +168,9 @@ def natural_actor_critic(
                 policy, change, parameters.policy, damping, cg_iterations, cg_tolerance
             )
             params, metrics = move(change, parameters.policy, solution, count)
-            critic_params, optimizer_state, value_loss = fit(optimizer_state, parameters.critic, batch, targets, key)
+            critic_params, optimizer_state, value_loss = fit(
+                optimizer_state, parameters.critic, batch, targets, key, count
+            )
             metrics |= {
                 "value_loss": value_loss,
                 "gradient_norm": _parts.global_norm(gradient),
@@ -179,7 +179,7 @@ def natural_actor_critic(
             }
             return optimizer_state, Parameters(params, critic_params), metrics
 
-        return Learner(lambda parameters: optimize.init(parameters.critic), update)
+        return Learner(lambda parameters: descent.init(parameters.critic), update)
 
     return actor_critic(
         env, policy, critic, make_learner,

@@ -60,12 +60,10 @@ def a2c(
     rate = 1e-3 if learning_rate is None else learning_rate
 
     def make_learner(critic: Critic | None) -> Learner:
-        optimize = _parts.make_optimizer(
-            optimizer, rate, max_gradient_norm, _parts.trainable_parameters(policy, critic)
-        )
+        descent = _parts.make_descent(optimizer, rate, max_gradient_norm, _parts.trainable_parameters(policy, critic))
 
         def update(optimizer_state: Any, parameters: Parameters, batch: Batch, key: jax.Array, count: jax.Array):
-            del key, count
+            del key
             advantages, targets = _parts.advantages(batch, discount, lambda_)
             weights = _parts.standardized(advantages, batch.valid) if normalize_advantages else advantages
 
@@ -81,12 +79,12 @@ def a2c(
                 return total, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": bonus}
 
             gradient, metrics = jax.grad(loss, has_aux=True)(parameters)
-            parameters, optimizer_state = _parts.descend(optimize, gradient, optimizer_state, parameters)
+            parameters, optimizer_state = descent.step(gradient, optimizer_state, parameters, count)
             metrics["gradient_norm"] = _parts.global_norm(gradient)
             metrics["explained_variance"] = _parts.explained_variance(targets, batch.value, batch.valid)
             return optimizer_state, parameters, metrics
 
-        return Learner(optimize.init, update)
+        return Learner(descent.init, update)
 
     return actor_critic(
         env, policy, critic, make_learner,

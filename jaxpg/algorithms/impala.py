@@ -81,12 +81,10 @@ def impala(
     rate = 2e-3 if learning_rate is None else learning_rate
 
     def make_learner(critic: Critic | None) -> Learner:
-        optimize = _parts.make_optimizer(
-            optimizer, rate, max_gradient_norm, _parts.trainable_parameters(policy, critic)
-        )
+        descent = _parts.make_descent(optimizer, rate, max_gradient_norm, _parts.trainable_parameters(policy, critic))
 
         def init(parameters: Parameters) -> ImpalaState:
-            return ImpalaState(optimize.init(parameters), parameters.policy, jnp.zeros((), jnp.int32))
+            return ImpalaState(descent.init(parameters), parameters.policy, jnp.zeros((), jnp.int32))
 
         def acting(state: ImpalaState, parameters: Parameters) -> Any:
             return jax.tree.map(lambda new, old: jnp.where(state.age == 0, new, old), parameters.policy, state.acting)
@@ -115,10 +113,10 @@ def impala(
             }
 
         def update(state: ImpalaState, parameters: Parameters, batch: Batch, key: jax.Array, count: jax.Array):
-            del key, count
+            del key
             acted = acting(state, parameters)
             gradient, metrics = jax.grad(loss, has_aux=True)(parameters, batch)
-            parameters, optimizer_state = _parts.descend(optimize, gradient, state.optimizer, parameters)
+            parameters, optimizer_state = descent.step(gradient, state.optimizer, parameters, count)
             metrics["gradient_norm"] = _parts.global_norm(gradient)
             return ImpalaState(optimizer_state, acted, (state.age + 1) % period), parameters, metrics
 

@@ -132,8 +132,8 @@ def pgpe(
     rate = 0.05 if learning_rate is None else learning_rate
     std_rate = 0.01 if std_learning_rate is None else std_learning_rate
     _parts.schedule("std_learning_rate", std_rate)
-    optimize = _parts.make_optimizer(optimizer, rate, max_gradient_norm, None)
-    optimize_std = _parts.make_optimizer(std_optimizer, std_rate, None, None)
+    descent = _parts.make_descent(optimizer, rate, max_gradient_norm, None)
+    std_descent = _parts.make_descent(std_optimizer, std_rate, None, None)
     signs = jnp.array([1, -1]) if antithetic else jnp.array([1])
     player = Player(env=env, policy=policy, discount=discount, deterministic=acts_by_mode)
 
@@ -155,8 +155,8 @@ def pgpe(
         return PgpeState(
             params=params,
             log_std=log_std,
-            optimizer=optimize.init(params),
-            std_optimizer=optimize_std.init(log_std),
+            optimizer=descent.init(params),
+            std_optimizer=std_descent.init(log_std),
             baseline=(zero, zero),
             key=key,
             update=jnp.zeros((), jnp.int32),
@@ -191,11 +191,11 @@ def pgpe(
         ascent = jax.tree.map(lambda z, s: mean_over_draws(odd, z) * jnp.exp(-s), z, state.log_std)
         std_ascent = free(state.params, jax.tree.map(lambda z: mean_over_draws(even - b, z**2 - 1), z))
         # Gradients point uphill, optax's updates descend.
-        params, optimizer_state = _parts.descend(
-            optimize, jax.tree.map(jnp.negative, ascent), state.optimizer, state.params
+        params, optimizer_state = descent.step(
+            jax.tree.map(jnp.negative, ascent), state.optimizer, state.params, state.update
         )
-        log_std, std_optimizer_state = _parts.descend(
-            optimize_std, jax.tree.map(jnp.negative, std_ascent), state.std_optimizer, state.log_std
+        log_std, std_optimizer_state = std_descent.step(
+            jax.tree.map(jnp.negative, std_ascent), state.std_optimizer, state.log_std, state.update
         )
         new = state._replace(
             params=params,

@@ -23,6 +23,8 @@ from jaxpg.policies.base import Critic, Policy
 
 __all__ = ["ppo"]
 
+KL_COEFFICIENTS = (1e-6, 1e6)  # β stays within: from 0 or infinity no doubling leads back.
+
 
 class Targets(NamedTuple):
     """What belongs to the rows of a batch besides: advantages, the critic's targets, and the distributions that acted.
@@ -114,13 +116,10 @@ def ppo(
     rate = 3e-4 if learning_rate is None else learning_rate
 
     def make_learner(critic: Critic | None) -> Learner:
-        optimize = _parts.make_optimizer(
-            optimizer, rate, max_gradient_norm, _parts.trainable_parameters(policy, critic),
-            steps_per_update=num_epochs * num_minibatches,
-        )  # fmt: skip
+        descent = _parts.make_descent(optimizer, rate, max_gradient_norm, _parts.trainable_parameters(policy, critic))
 
         def init(parameters: Parameters) -> PpoState:
-            return PpoState(optimize.init(parameters), jnp.asarray(kl_coefficient, jnp.result_type(float)))
+            return PpoState(descent.init(parameters), jnp.asarray(kl_coefficient, jnp.result_type(float)))
 
         def loss(parameters: Parameters, batch: Batch, targets: Targets, clip: Any, kl_coefficient: jax.Array):
             valid, advantages = batch.valid, targets.advantages
@@ -171,9 +170,9 @@ def ppo(
                     parameters, batch, targets, epsilon, state.kl_coefficient
                 )
                 metrics["gradient_norm"] = _parts.global_norm(gradient)
-                new = _parts.descend(optimize, gradient, optimizer_state, parameters)
+                new = descent.step(gradient, optimizer_state, parameters, count)
                 if max_kl is not None:
-                    going &= metrics["kl"] <= max_kl
+                    going &= ~(metrics["kl"] > max_kl)  # NaN where a minibatch holds no step.
                     new = jax.tree.map(lambda n, o: jnp.where(going, n, o), new, (parameters, optimizer_state))
                 return (*new, going), (metrics, going)
 
@@ -191,7 +190,7 @@ def ppo(
                 minibatch_step, start, batch, Targets(advantages, targets, old), (policy, critic), key, num_epochs,
                 num_minibatches,
             )  # fmt: skip
-            metrics = {name: _parts.mean_where(done, value) for name, value in metrics.items()}
+            metrics = {name: _parts.mean_where(done & ~jnp.isnan(value), value) for name, value in metrics.items()}
             metrics["gradient_steps"] = jnp.sum(done, dtype=jnp.int32)
             metrics["explained_variance"] = _parts.explained_variance(targets, batch.value, batch.valid)
             beta = state.kl_coefficient
@@ -201,6 +200,7 @@ def ppo(
                     after = forward(policy, parameters.policy, batch, batch.policy_carry, _divergence, old)
                     kl = _parts.mean_where(batch.valid, after)
                     beta = jnp.where(kl > 1.5 * kl_target, beta * 2, jnp.where(kl < kl_target / 1.5, beta / 2, beta))
+                    beta = jnp.clip(beta, *KL_COEFFICIENTS)
             return PpoState(optimizer_state, beta), parameters, metrics
 
         return Learner(init, update)

@@ -72,15 +72,15 @@ def make(algorithm: str, env: Environment, num_env_steps: int | None = None, **c
 
     Args:
       algorithm: "ppo" and so on.
-      num_env_steps: the budget that an annealed learning rate falls to 0 over; default the table's.
+      num_env_steps: the budget that an annealed learning rate falls to 0 over; default the table's. See `annealed`.
       changes: arguments in the place of the table's; `policy` (a dict) and `network` are the policy's.
     """
     _check.named("algorithm", algorithm, _ALGORITHMS)
     from jaxpg import policies
 
     line = {**PRESETS.get(algorithm, {}).get(_check.instance("env", env, Environment).name, {}), **changes}
-    budget = _check.count("num_env_steps", num_env_steps or line.pop("num_env_steps", 1_000_000))
-    line.pop("num_env_steps", None)
+    default_budget = line.pop("num_env_steps", 1_000_000)
+    budget = _check.count("num_env_steps", default_budget if num_env_steps is None else num_env_steps)
     policy = getattr(policies, line.pop("network", "mlp"))(env, **line.pop("policy", {}))
     if line.pop("normalize_observations", False):
         policy = policies.normalized(policy, env)
@@ -97,11 +97,21 @@ def make(algorithm: str, env: Environment, num_env_steps: int | None = None, **c
         return made
     if line.get("optimizer") is not None:
         raise ValueError("anneal: the optimizer has a learning rate of its own; give it a schedule, or leave out one")
-    return function(env, policy, **{**line, "learning_rate": annealed(made, budget)})
+    return function(env, policy, **{**line, "learning_rate": annealed(made, budget, line.get("learning_rate"))})
 
 
-def annealed(algorithm: Algorithm, budget: int) -> Any:
-    """The algorithm's learning rate, falling to 0 over the updates that the budget allows."""
+def annealed(algorithm: Algorithm, budget: int, learning_rate: Any = None) -> Any:
+    """A learning rate that falls to 0 linearly over the ⌈budget / (num_envs · num_steps)⌉ updates that are planned.
+
+    The last of these is still made with a rate above 0. Rows that hold the final observation of a truncated episode are
+    no steps, so a run may take a few updates more than planned, by about one in the steps of an episode: those are made
+    with a rate of 0.
+
+    Args:
+      algorithm: with the number of environments and the steps of a segment in its configuration.
+      budget: environment steps.
+      learning_rate: the rate at first, which may be traced; default the algorithm's.
+    """
     import optax
 
     config = algorithm.config
@@ -111,7 +121,8 @@ def annealed(algorithm: Algorithm, budget: int) -> Any:
                 f"anneal needs a learning rate and a known number of updates; {algorithm.name} {lack}: leave it out, "
                 f"or give a schedule such as optax.linear_schedule in the place of a number"
             )
-    if not isinstance(config["learning_rate"], (int, float)):
+    first = config["learning_rate"] if learning_rate is None else learning_rate
+    if callable(first):
         raise ValueError("anneal: learning_rate is a schedule already; leave out one of the two")
-    updates = max(budget // (config["num_envs"] * config["num_steps"]), 1)
-    return optax.linear_schedule(config["learning_rate"], 0.0, updates)
+    updates = -(-budget // (config["num_envs"] * config["num_steps"]))
+    return optax.linear_schedule(_check.positive("learning_rate", first), 0.0, updates)

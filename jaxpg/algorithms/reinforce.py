@@ -6,6 +6,7 @@ With a critic, b_t = V_φ(s_t): a value function fitted to the returns of the ep
 independent of those it is subtracted from (Sutton et al., 2000).
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -79,6 +80,8 @@ def reinforce(
     _check.optional(_check.instance, "baseline", baseline, Baseline)
     _parts.check_optimizer(optimizer, learning_rate, max_gradient_norm)
     _check.optional(_check.optimizer, "critic_optimizer", critic_optimizer)
+    if critic is not None and critic.initial_carry is not None:
+        raise ValueError("critic has a memory (initial_carry); reinforce takes critics without one")
     if critic is not None and baseline is not None:
         raise ValueError("give a critic or a baseline, not both: the critic is the baseline")
     num_episodes = _check.count("num_episodes", num_episodes)
@@ -88,9 +91,9 @@ def reinforce(
     if critic is None and baseline is None:
         baseline = baselines.leave_one_out() if num_episodes > 1 else baselines.none()
     rate = 1e-2 if learning_rate is None else learning_rate
-    optimize = _parts.make_optimizer(optimizer, rate, max_gradient_norm, policy.trainable, default=optax.adam)
+    descent = _parts.make_descent(optimizer, rate, max_gradient_norm, policy.trainable, eps=1e-8)
     critic_trainable = None if critic is None else critic.trainable
-    optimize_critic = _parts.make_optimizer(critic_optimizer, 3e-3, None, critic_trainable, default=optax.adam)
+    optimize_critic = _parts.make_descent(critic_optimizer or optax.adam(3e-3), None, None, critic_trainable).optimizer
 
     def sample_key_of(state: ReinforceState, update: Any) -> tuple[jax.Array, jax.Array]:
         """The keys of an update's episodes and of what its critic draws."""
@@ -103,7 +106,7 @@ def reinforce(
         critic_params: Any = None if critic is None else critic.init(critic_key)
         return ReinforceState(
             params=params,
-            optimizer_state=optimize.init(params),
+            optimizer_state=descent.init(params),
             critic_params=critic_params,
             critic_optimizer_state=None if critic is None else optimize_critic.init(critic_params),
             key=sample_key,
@@ -125,8 +128,8 @@ def reinforce(
         b = baseline if critic is None else fitting.fitted(critic, state.critic_params)
         estimate = gradient_from(trajectory, policy, state.params, weight, b, num_episodes=num_episodes)
         # Gradients point uphill, optax's updates descend.
-        descent = jax.tree.map(jnp.negative, estimate.gradient)
-        params, optimizer_state = _parts.descend(optimize, descent, state.optimizer_state, state.params)
+        downhill = jax.tree.map(jnp.negative, estimate.gradient)
+        params, optimizer_state = descent.step(downhill, state.optimizer_state, state.params, state.update)
         critic_params, critic_state, value_loss = state.critic_params, state.critic_optimizer_state, {}
         if critic is not None:
             targets = weights.trajectory_weights(trajectory, weights.reward_to_go(weight.discount))
@@ -184,10 +187,9 @@ def reinforce(
                 critic_optimizer=critic_optimizer,
                 critic_steps=critic_steps,
                 critic_batch_size=critic_batch_size,
-                discount=weight.discount,
-                state_discount=weight.state_discount,
-                group_size=None if baseline is None else baseline.group_size,
             ),
+            "weight": _as_plain_weight(weight),
+            "baseline": None if baseline is None else _as_plain_baseline(baseline),
             "critic": None if critic is None else critic.description,
             "policy": policy.description,
         },
@@ -197,6 +199,30 @@ def reinforce(
 
 def _bad_episodes(trajectory: Trajectory, returns: jax.Array) -> jax.Array:
     """[episode] whether a reward or an observation was NaN or infinite."""
-    bad_rows = ~_parts.rows_finite(trajectory.observation, 2) & trajectory.valid
+    # Rows that are no steps hold final observations, which weights with a value bootstrap from, or zeros.
+    bad_rows = ~_parts.rows_finite(trajectory.observation, 2)
     slots = jnp.where(bad_rows, trajectory.episode, returns.shape[0])
     return (~jnp.isfinite(returns)).at[slots].set(True, mode="drop")
+
+
+def _as_plain_weight(weight: Weight) -> dict[str, Any]:
+    """A weight told by its numbers: its fields, and what its functions make of one step."""
+    no, one, half, quarter = jnp.zeros((), bool), *map(jnp.asarray, (1.0, 0.5, 0.25))
+    step = weights.StepValues(one, half, quarter, no, no, half)
+    names = ("increment", "decay", "direct", "carry")
+    functions = {name: getattr(weight, name) for name in names if getattr(weight, name) is not None}
+    return _parts.plain(
+        discount=weight.discount,
+        state_discount=weight.state_discount,
+        whole_episode=weight.whole_episode,
+        lookahead=weight.lookahead,
+        value=weight.value is not None,
+        action_value=weight.action_value is not None,
+        **{name: function(step) for name, function in functions.items()},
+    )
+
+
+def _as_plain_baseline(baseline: Baseline) -> dict[str, Any]:
+    """A baseline told by its fields; of functions, whether they are there."""
+    fields = {field.name: getattr(baseline, field.name) for field in dataclasses.fields(baseline)}
+    return _parts.plain(**{name: value is not None if callable(value) else value for name, value in fields.items()})

@@ -127,17 +127,14 @@ def v_mpo(
             parameters, multipliers = learnt
             return trainable(parameters), jax.tree.map(lambda _: True, multipliers)
 
-        optimize = _parts.make_optimizer(
-            optimizer, rate, max_gradient_norm, None if trainable is None else trained,
-            steps_per_update=num_epochs * num_minibatches,
-        )  # fmt: skip
+        descent = _parts.make_descent(optimizer, rate, max_gradient_norm, None if trainable is None else trained)
 
         def init(parameters: Parameters) -> VMpoState:
             floats = float_dtype()
             multipliers = Multipliers(
                 jnp.asarray(initial_temperature, floats), jnp.full(len(bounds), initial_alpha, floats)
             )
-            return VMpoState(optimize.init((parameters, multipliers)), multipliers)
+            return VMpoState(descent.init((parameters, multipliers)), multipliers)
 
         def loss(learnt: tuple[Parameters, Multipliers], batch: Batch, extra: Any):
             parameters, (eta, alpha) = learnt
@@ -152,7 +149,9 @@ def v_mpo(
             psi, temperature_loss = e_step(advantages, best, eta, epsilon_eta)
             policy_loss = -jnp.sum(stop(psi) * jnp.where(best, log_prob, 0.0))
             kl = jnp.stack([_parts.mean_where(batch.valid, x) for x in kl])
-            alpha_loss = jnp.sum(alpha * (jnp.stack(bounds) - stop(kl)) + stop(alpha) * kl)
+            # As if on the bound where a minibatch holds no step, so that no α moves.
+            bounded = jnp.where(jnp.any(batch.valid), kl, jnp.stack(bounds))
+            alpha_loss = jnp.sum(alpha * (jnp.stack(bounds) - stop(bounded)) + stop(alpha) * bounded)
             value_loss = 0.5 * _parts.mean_where(batch.valid, (value - targets) ** 2)
             total = policy_loss + temperature_loss + alpha_loss + value_coefficient * value_loss
             return total, {
@@ -165,7 +164,6 @@ def v_mpo(
             }
 
         def update(state: VMpoState, parameters: Parameters, batch: Batch, key: jax.Array, count: jax.Array):
-            del count
             advantages, targets = _parts.advantages(batch, discount, lambda_)
             old = forward(policy, parameters.policy, batch, batch.policy_carry, without_value)
 
@@ -173,7 +171,7 @@ def v_mpo(
                 learnt, optimizer_state = carry
                 gradient, metrics = jax.grad(loss, has_aux=True)(learnt, batch, extra)
                 metrics["gradient_norm"] = _parts.global_norm(gradient)
-                (parameters, multipliers), optimizer_state = _parts.descend(optimize, gradient, optimizer_state, learnt)
+                (parameters, multipliers), optimizer_state = descent.step(gradient, optimizer_state, learnt, count)
                 multipliers = jax.tree.map(lambda x: jnp.maximum(x, LEAST), multipliers)
                 return ((parameters, multipliers), optimizer_state), metrics
 
@@ -181,7 +179,7 @@ def v_mpo(
                 step, ((parameters, state.multipliers), state.optimizer), batch, (advantages, targets, old),
                 models, key, num_epochs, num_minibatches,
             )  # fmt: skip
-            metrics = {name: jnp.mean(value) for name, value in metrics.items()}
+            metrics = {name: jnp.nanmean(value) for name, value in metrics.items()}
             metrics["temperature"] = multipliers.temperature
             metrics |= {f"alpha{name}": x for name, x in zip(names, multipliers.alpha)}
             metrics["explained_variance"] = _parts.explained_variance(targets, batch.value, batch.valid)
@@ -209,10 +207,11 @@ def better_half(advantages: jax.Array, valid: jax.Array) -> jax.Array:
 
 def e_step(advantages: jax.Array, best: jax.Array, eta: jax.Array, epsilon: Any) -> tuple[jax.Array, jax.Array]:
     """(ψ, L_η): the weights of the rows in `best`, 0 elsewhere, and the loss whose minimum in η is the dual's."""
-    scaled = jnp.where(best, advantages / eta, -jnp.inf)
+    some = jnp.any(best)  # A minibatch may hold no step: then there is nothing to weigh.
+    scaled = jnp.where(best | ~some, advantages / eta, -jnp.inf)
     log_sum = jax.nn.logsumexp(scaled)
-    log_mean = log_sum - jnp.log(jnp.sum(best).astype(log_sum.dtype))
-    return jnp.exp(scaled - log_sum), eta * (epsilon + log_mean)
+    log_mean = log_sum - jnp.log(jnp.maximum(jnp.sum(best), 1).astype(log_sum.dtype))
+    return jnp.where(best, jnp.exp(scaled - log_sum), 0.0), jnp.where(some, eta * (epsilon + log_mean), 0.0)
 
 
 def divergences(old: Any, new: Any) -> tuple[jax.Array, ...]:

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `jaxpg envs | head`: nobody reads on, and Python must not try to write the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if "--debug" in words or not _is_users_mistake(error):
             raise
         _say_error(str(error) or type(error).__name__)

@@ -12,9 +12,11 @@ import typing
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from jaxpg.cli import kinds
 from jaxpg.cli.commands import COMMANDS, EnvironmentName, FileName, Train
+from jaxpg.cli.options import dashed
 from jaxpg.cli.settings import resolve
-from jaxpg.cli.train_words import parse_train
+from jaxpg.cli.train_words import parse_train, with_values
 
 __all__ = ["parse"]
 
@@ -41,7 +43,9 @@ def parse(words: list[str]) -> Any:
         if words and words[0] in COMMANDS:
             command = COMMANDS[words[0]]
             about = _wrapped(inspect.getdoc(command) or "")
-            return tyro.cli(command, prog=f"jaxpg {words[0]}", description=about, args=words[1:], config=config)
+            flags = {dashed(field.name): True for field in dataclasses.fields(command) if field.type == "bool | None"}
+            args = with_values(words[1:], flags)
+            return tyro.cli(command, prog=f"jaxpg {words[0]}", description=about, args=args, config=config)
         if words and not words[0].startswith("-"):
             _refuse_command(words[0])
         # What a command takes is not asked here, only what it is called and does.
@@ -104,7 +108,7 @@ def _registry() -> Any:
         alternatives = typing.get_args(info.type)
         is_optional = len(alternatives) == 2 and type(None) in alternatives
         kind = next(a for a in alternatives if a is not type(None)) if is_optional else info.type
-        if kind not in _KINDS:
+        if kind not in _KINDS or (kind is bool and not is_optional):  # Plain ones are flags, as tyro has them.
             return None
         name, read = _KINDS[kind]
         return PrimitiveConstructorSpec(
@@ -129,6 +133,12 @@ def _integer(word: str) -> int:
     return int(number)
 
 
+def _boolean(word: str) -> bool:
+    if word.lower() not in (*kinds.TRUE, *kinds.FALSE):
+        raise ValueError(f"{word} is neither true nor false")
+    return word.lower() in kinds.TRUE
+
+
 def _written(value: Any) -> str:
     is_large = isinstance(value, int) and not isinstance(value, bool) and value >= 10_000
     return f"{value:_}" if is_large else str(value)
@@ -140,4 +150,5 @@ _KINDS: dict[Any, tuple[str, Callable[[str], Any]]] = {
     int: ("N", _integer),
     float: ("X", float),
     pathlib.Path: ("DIR", pathlib.Path),
+    bool: ("true|false", _boolean),
 }

@@ -8,7 +8,7 @@ from jaxpg.cli import kinds
 from jaxpg.cli.options import Option, algorithm_options, dashed
 from jaxpg.cli.settings import Settings
 
-__all__ = ["make_algorithm", "make_environment", "num_parameters", "versions"]
+__all__ = ["acts_by_mode", "make_algorithm", "make_environment", "num_parameters", "versions"]
 
 
 def make_environment(name: str, max_steps: int | None) -> Any:
@@ -50,6 +50,11 @@ def _built(option: Option, value: Any, env: Any) -> Any:
         return value
     first = (env,) if module == "jaxpg.policies" else ()
     return kinds.call(dashed(option.name), value, importlib.import_module(module), *first)
+
+
+def acts_by_mode(algorithm: Any, given: bool | None) -> bool:
+    """Whether episodes that show what was learned take the mode: as asked for, else as the algorithm trains."""
+    return bool(algorithm.config.get("deterministic", False)) if given is None else given
 
 
 def num_parameters(params: Any) -> int:

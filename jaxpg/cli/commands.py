@@ -176,8 +176,9 @@ class Evaluate(Command):
     """The folder of a run, whose newest checkpoint is taken, or one of `jaxpg.save_policy`."""
     num_episodes: int = 1_000
     """Whole episodes."""
-    deterministic: bool = False
-    """Take the mode of the policy's distribution instead of samples."""
+    deterministic: bool | None = None
+    """Take the mode of the policy's distribution, or samples; by default what the algorithm trained: samples, with pgpe
+    the mode where there is one."""
     best: bool = False
     """Take the parameters with the best evaluation of the run, not the last."""
     seed: int = 0
@@ -200,8 +201,9 @@ class Render(Command):
     """The folder of a run, whose newest checkpoint is taken, or one of `jaxpg.save_policy`."""
     out: FileName | None = None
     """The file; by default policy.gif (with --best best.gif) in the run's folder, or beside that of a saved policy."""
-    deterministic: bool = False
-    """Take the mode of the policy's distribution instead of samples."""
+    deterministic: bool | None = None
+    """Take the mode of the policy's distribution, or samples; by default what the algorithm trained: samples, with pgpe
+    the mode where there is one."""
     best: bool = False
     """Take the parameters with the best evaluation of the run, not the last."""
     episode: int = 0

@@ -15,12 +15,13 @@ __all__ = ["Trained", "episodes_key", "load_trained", "run_evaluate", "run_rende
 
 
 class Trained(NamedTuple):
-    """A policy with its parameters, where it plays, and in words which one it is."""
+    """A policy with its parameters, where it plays, in words which one it is, and whether its mode was trained."""
 
     env: Any
     policy: Any
     params: Any
     which: str
+    deterministic: bool
 
 
 def load_trained(path: pathlib.Path, best: bool) -> Trained:
@@ -42,7 +43,7 @@ def load_trained(path: pathlib.Path, best: bool) -> Trained:
 
 def _of_run(path: pathlib.Path, best: bool) -> Trained:
     import jaxpg
-    from jaxpg.cli.build import make_algorithm
+    from jaxpg.cli.build import acts_by_mode, make_algorithm
     from jaxpg.cli.train import settings_of
     from jaxpg.training.checkpoints import load_best
 
@@ -53,7 +54,8 @@ def _of_run(path: pathlib.Path, best: bool) -> Trained:
     else:
         checkpoint = jaxpg.load_checkpoint(path, algorithm)
         params, which = checkpoint.state.params, f"after {checkpoint.num_env_steps:,} steps"
-    return Trained(algorithm.env, algorithm.policy, params, f"{algorithm.name}, {which}")
+    deterministic = acts_by_mode(algorithm, None)
+    return Trained(algorithm.env, algorithm.policy, params, f"{algorithm.name}, {which}", deterministic)
 
 
 def _saved(path: pathlib.Path) -> Trained:
@@ -62,14 +64,17 @@ def _saved(path: pathlib.Path) -> Trained:
     import jaxpg
     from jaxpg.cli.build import make_environment
 
-    saved = json.loads((path / "policy.json").read_text(encoding="utf-8")).get("env")
+    record = json.loads((path / "policy.json").read_text(encoding="utf-8"))
+    saved, metadata = record.get("env"), record.get("metadata")
     if saved is None:
         raise ValueError(
             f"DIR: {path} was saved without an environment; load it in Python, jaxpg.load_policy(…, env=…)"
         )
     env = make_environment(saved["name"], saved["max_steps"])
     policy, params = jaxpg.load_policy(path, env)
-    return Trained(env, policy, params, "saved")
+    # What `jaxpg train` has noted; somebody else's metadata may be anything.
+    deterministic = isinstance(metadata, dict) and metadata.get("deterministic") is True
+    return Trained(env, policy, params, "saved", deterministic)
 
 
 def episodes_key(seed: int) -> Any:
@@ -88,12 +93,13 @@ def run_evaluate(command: Evaluate) -> None:
     num_episodes = _check.count("num_episodes", command.num_episodes)
     trained = load_trained(command.directory, command.best)
     output = console()
-    acting = "the mode of its distribution" if command.deterministic else "samples"
+    deterministic = trained.deterministic if command.deterministic is None else command.deterministic
+    acting = "the mode of its distribution" if deterministic else "samples"
     heading(output, f"{trained.env.name}, {trained.which}", f"{command.directory}, actions are {acting}")
     with output.status("evaluating"):
         scores = jaxpg.evaluate(
             episodes_key(command.seed), trained.env, trained.policy, trained.params,
-            num_episodes=num_episodes, deterministic=command.deterministic,
+            num_episodes=num_episodes, deterministic=deterministic,
         )  # fmt: skip
     returns, lengths = np.asarray(scores.returns, float), np.asarray(scores.lengths, float)
     error = lengths.std(ddof=1) / np.sqrt(len(lengths)) if len(lengths) > 1 else np.nan
@@ -113,12 +119,13 @@ def run_render(command: Render) -> None:
     from jaxpg.render import render_episode
 
     trained = load_trained(command.directory, command.best)
+    deterministic = trained.deterministic if command.deterministic is None else command.deterministic
     path = _film(command)
     output = console()
     with output.status("drawing"):
         render_episode(
             trained.env, trained.policy, trained.params, episodes_key(command.seed), path,
-            episode=command.episode, deterministic=command.deterministic,
+            episode=command.episode, deterministic=deterministic,
         )  # fmt: skip
     say_files(output, [path])
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxpg.cli import devices
-from jaxpg.cli.build import num_parameters, versions
+from jaxpg.cli.build import acts_by_mode, num_parameters, versions
 from jaxpg.cli.console import facts, heading, with_error
 from jaxpg.cli.kinds import shown
 from jaxpg.cli.options import dashed
@@ -31,6 +31,7 @@ def say_what_runs(output: Any, settings: Settings, algorithm: Any) -> None:
     ])  # fmt: skip
     run = {name: value for name, value in settings.run.items() if name not in _NOT_TOLD}
     # Where the default is to let the algorithm choose, what it chose.
+    run["deterministic_evaluation"] = acts_by_mode(algorithm, run["deterministic_evaluation"])
     chosen = {name: algorithm.config.get(name) for name in settings.hyperparameters if name != "critic"}
     hyperparameters = {
         name: chosen.get(name) if value is None else value for name, value in settings.hyperparameters.items()

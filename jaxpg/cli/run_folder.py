@@ -1,12 +1,14 @@
 """The folder of a run: what the command line writes there, beside what `jaxpg.train` does."""
 
+import contextlib
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,23 +66,31 @@ class RunFolder:
 
         from jaxpg.training._files import replace_file
 
-        path = self._add(CONFIG)
         text = yaml.safe_dump(as_json(content), sort_keys=False, allow_unicode=True)
-        note = f"# `jaxpg resume {path.parent.name}` goes on with this run; `jaxpg train --config` takes this file.\n"
-        replace_file(path, (note + text).encode())
+        note = f"# `jaxpg resume {self.path.name}` goes on with this run; `jaxpg train --config` takes this file.\n"
+        with self._writing(CONFIG) as path:
+            replace_file(path, (note + text).encode())
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        self._add(name).write_text(json.dumps(as_json(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        from jaxpg.training._files import replace_file
+
+        text = json.dumps(as_json(content), indent=2, ensure_ascii=False) + "\n"
+        with self._writing(name) as path:
+            replace_file(path, text.encode())
 
     def write_metrics(self, name: str, history: Mapping[str, np.ndarray]) -> None:
         """One line for each update; the steps so far and the return come first. What is missing is left empty."""
+        from jaxpg.training._files import replace_file
+
         first = [column for column in ("total_env_steps", "episode_return") if column in history]
         columns = [*first, *(column for column in history if column not in first)]
-        with self._add(name).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["update", *columns])
-            for update, row in enumerate(zip(*(history[column].tolist() for column in columns)), start=1):
-                writer.writerow([update, *("" if value != value else value for value in row)])
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["update", *columns])
+        for update, row in enumerate(zip(*(history[column].tolist() for column in columns)), start=1):
+            writer.writerow([update, *("" if value != value else value for value in row)])
+        with self._writing(name) as path:
+            replace_file(path, text.getvalue().encode())
 
     def write_learning_curve(
         self, name: str, steps: Any, returns: Any, title: str, target: float | None = None
@@ -94,25 +104,30 @@ class RunFolder:
             axes.set_title(title)
             if len(steps) > 1 or target is not None:
                 axes.legend(loc="lower right")
-            figure.savefig(self._add(name))
+            with self._writing(name) as path:
+                figure.savefig(path)
 
-    def write_film(self, name: str, env: Any, policy: Any, params: Any, key: Any) -> None:
-        """One episode of the policy."""
+    def write_film(self, name: str, env: Any, policy: Any, params: Any, key: Any, deterministic: bool = False) -> None:
+        """One episode of the policy, which acts by samples or by the mode of its distribution."""
         from jaxpg.render import render_episode
 
-        render_episode(env, policy, params, key, self._add(name))
+        with self._writing(name) as path:
+            render_episode(env, policy, params, key, path, deterministic=deterministic)
 
     def write_policy(self, name: str, policy: Any, params: Any, env: Any, metadata: Mapping[str, Any]) -> None:
         """The policy for use elsewhere, `jaxpg.load_policy`."""
         from jaxpg import save_policy
 
-        save_policy(self._add(name), policy, params, env=env, metadata=as_json(metadata), overwrite=True)
+        with self._writing(name) as path:
+            save_policy(path, policy, params, env=env, metadata=as_json(metadata), overwrite=True)
 
-    def _add(self, name: str) -> pathlib.Path:
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[pathlib.Path]:
+        """The path, which is among `written` once it is."""
         path = self.path / name
+        yield path
         if path not in self.written:
             self.written.append(path)
-        return path
 
 
 def as_json(value: Any) -> Any:

@@ -34,8 +34,9 @@ class RunOptions:
     """Environment steps between evaluations during the run, which also keep the best parameters."""
     evaluation_episodes: int = 128
     """Fresh episodes of each evaluation, and of the one at the end."""
-    deterministic_evaluation: bool = False
-    """Evaluate the mode of the policy's distribution instead of samples."""
+    deterministic_evaluation: bool | None = None
+    """Evaluate and film the mode of the policy's distribution, or samples; by default what the algorithm trains:
+    samples, with pgpe the mode where there is one."""
     out: pathlib.Path | None = None
     """Folder for the run's files; by default none are written."""
     overwrite: bool = False

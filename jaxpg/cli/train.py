@@ -1,15 +1,17 @@
 """`jaxpg train ENV` and `jaxpg resume DIR`: a run, its evaluation, and its files."""
 
+import contextlib
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxpg.cli import devices
-from jaxpg.cli.build import make_algorithm, versions
+from jaxpg.cli.build import acts_by_mode, make_algorithm, versions
 from jaxpg.cli.commands import Resume, Train
 from jaxpg.cli.console import console, facts, heading, rate, say_files, seconds
 from jaxpg.cli.report import evaluation_fact, say_what_runs
@@ -39,6 +41,7 @@ def run_train(command: Train) -> None:
     _check_run(run)
     folder = None
     if run["out"] is not None:
+        _check_traces(algorithm)
         folder = RunFolder(pathlib.Path(run["out"]))
         folder.make_room(run["overwrite"])
     output = console()
@@ -56,6 +59,7 @@ def run_resume(command: Resume) -> None:
 
     path = command.directory.expanduser()
     settings = settings_of(path)
+    budget_before = settings.run["num_env_steps"]
     if command.num_env_steps is not None:
         num_env_steps = _check.count("num_env_steps", command.num_env_steps)
         settings = settings._replace(run={**settings.run, "num_env_steps": num_env_steps})
@@ -64,6 +68,8 @@ def run_resume(command: Resume) -> None:
     folder = RunFolder(path)
     output = console()
     heading(output, f"{algorithm.name} on {settings.env} goes on", f"{path}, {devices.describe()}")
+    if settings.run["anneal"] and settings.run["num_env_steps"] != budget_before:
+        _warn_of_annealing(budget_before, settings.run["num_env_steps"])
     if command.num_env_steps is not None:
         with locked(path):  # Not while somebody else goes on with it.
             folder.write_config({"command": "train", **settings.values, "versions": versions()})
@@ -86,6 +92,26 @@ def _check_run(run: Mapping[str, Any]) -> None:
     for name in ("evaluate_every", "checkpoint_every"):
         _check.optional(_check.count, name, run[name])
     _check.optional(_check.number, "target_return", run["target_return"])
+    if "tensorboard" in run["loggers"]:
+        from jaxpg import loggers
+
+        loggers.tensorboard(pathlib.Path(run["out"] or "."))  # Opens nothing yet: ImportError without its package.
+
+
+def _check_traces(algorithm: Any) -> None:
+    """Refuses what the algorithm would refuse only when it is compiled."""
+    import jax
+
+    jax.eval_shape(algorithm.step, jax.eval_shape(algorithm.init, jax.random.key(0)))
+
+
+def _warn_of_annealing(before: int, now: int) -> None:
+    warnings.warn(
+        f"anneal: the learning rate was to fall to 0 over {before:,} steps and now falls over {now:,}: it jumps "
+        f"{'up' if now > before else 'down'} where the run goes on",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _run(output: Any, settings: Settings, algorithm: Any, folder: RunFolder | None) -> None:
@@ -96,6 +122,7 @@ def _run(output: Any, settings: Settings, algorithm: Any, folder: RunFolder | No
 
     run = settings.run
     train_key, evaluation_key, film_key = jax.random.split(jax.random.key(run["seed"]), 3)
+    deterministic = acts_by_mode(algorithm, run["deterministic_evaluation"])
     result = jaxpg.train(
         algorithm,
         train_key,
@@ -104,7 +131,7 @@ def _run(output: Any, settings: Settings, algorithm: Any, folder: RunFolder | No
         target_return=run["target_return"],
         evaluate_every=run["evaluate_every"],
         evaluation_episodes=run["evaluation_episodes"],
-        deterministic_evaluation=run["deterministic_evaluation"],
+        deterministic_evaluation=deterministic,
         checkpoint_every=run["checkpoint_every"],
         keep_checkpoints=run["keep_checkpoints"],
         nonfinite=run["nonfinite"],
@@ -120,7 +147,7 @@ def _run(output: Any, settings: Settings, algorithm: Any, folder: RunFolder | No
                 if params is not None:
                     scores[name] = jaxpg.evaluate(
                         evaluation_key, algorithm.env, algorithm.policy, params,
-                        num_episodes=run["evaluation_episodes"], deterministic=run["deterministic_evaluation"],
+                        num_episodes=run["evaluation_episodes"], deterministic=deterministic,
                     )  # fmt: skip
         facts(output, [evaluation_fact(score, name) for name, score in scores.items()])
     if folder is not None:
@@ -196,17 +223,21 @@ def progress_lines(output: Any, num_env_steps: int, interval: float = 10.0) -> C
 
 
 def _write(folder: RunFolder, settings: Settings, algorithm: Any, result: Any, scores: Mapping[str, Any]) -> None:
-    """metrics.csv, result.json and the policy."""
-    if result.num_updates > 0:
-        folder.write_metrics("metrics.csv", result.history)
-    folder.write_json("result.json", {
-        "stopped": result.stopped, "num_env_steps": result.num_env_steps, "num_updates": result.num_updates,
-        "num_nonfinite": result.num_nonfinite, "seconds": result.seconds,
-        "evaluation": None, "best": None,
-        **{name: {"returns": score.returns, "lengths": score.lengths} for name, score in scores.items()},
-    })  # fmt: skip
+    """The policy, result.json and metrics.csv: what is worth most comes first, in case the disk is full."""
     metadata = {"num_env_steps": result.num_env_steps, **settings.values}
-    folder.write_policy("policy", algorithm.policy, result.params, algorithm.env, metadata)
+    metadata["deterministic"] = acts_by_mode(algorithm, None)  # What `jaxpg evaluate` goes by.
+    with _going_on(folder, "policy"):
+        folder.write_policy("policy", algorithm.policy, result.params, algorithm.env, metadata)
+    with _going_on(folder, "result.json"):
+        folder.write_json("result.json", {
+            "stopped": result.stopped, "num_env_steps": result.num_env_steps, "num_updates": result.num_updates,
+            "num_nonfinite": result.num_nonfinite, "seconds": result.seconds,
+            "evaluation": None, "best": None,
+            **{name: {"returns": score.returns, "lengths": score.lengths} for name, score in scores.items()},
+        })  # fmt: skip
+    if result.num_updates > 0:
+        with _going_on(folder, "metrics.csv"):
+            folder.write_metrics("metrics.csv", result.history)
 
 
 def _draw(output: Any, folder: RunFolder, settings: Settings, algorithm: Any, result: Any, film_key: Any) -> None:
@@ -217,11 +248,23 @@ def _draw(output: Any, folder: RunFolder, settings: Settings, algorithm: Any, re
     if np.isfinite(returns).sum() >= 2:
         title = f"{algorithm.name} on {algorithm.env.name}"
         steps = result.history["total_env_steps"]
-        folder.write_learning_curve("learning_curve.png", [steps], [returns], title, settings.run["target_return"])
+        with _going_on(folder, "learning_curve.png"):
+            folder.write_learning_curve("learning_curve.png", [steps], [returns], title, settings.run["target_return"])
     if film_key is None:
         return
     if can_render(algorithm.env):
-        with output.status("drawing"):
-            folder.write_film("policy.gif", algorithm.env, algorithm.policy, result.params, film_key)
+        deterministic = acts_by_mode(algorithm, settings.run["deterministic_evaluation"])
+        with output.status("drawing"), _going_on(folder, "policy.gif"):
+            folder.write_film("policy.gif", algorithm.env, algorithm.policy, result.params, film_key, deterministic)
     else:
         output.print(f"  no policy.gif: there is no drawing for {algorithm.env.name}", style="dim")
+
+
+@contextlib.contextmanager
+def _going_on(folder: RunFolder, name: str) -> Iterator[None]:
+    """A file that cannot be written is a warning: there are others, and the run is over."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{folder.path / name} could not be written: {error.strerror or error}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)

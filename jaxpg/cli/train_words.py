@@ -19,7 +19,7 @@ from jaxpg.cli.options import (
 )
 from jaxpg.cli.settings import known_options, preset, resolve
 
-__all__ = ["parse_train"]
+__all__ = ["parse_train", "with_values"]
 
 _HELP = ("-h", "--help")
 
@@ -33,7 +33,7 @@ def parse_train(words: list[str], about: type, wrapped: Any) -> tuple[str | None
     Raises:
       SystemExit: 0 after `--help`, 2 for words that make no sense; what to say has been said.
     """
-    words = _with_values(words)
+    words = with_values(words, _flags())
     if not set(words) & set(_HELP):
         return _split(words)
     algorithm, network, line = _chosen([word for word in words if word not in _HELP])
@@ -82,13 +82,21 @@ def _chosen(words: list[str]) -> tuple[str | None, str | None, dict[str, Any]]:
         return None, None, {}
 
 
-def _with_values(words: list[str]) -> list[str]:
-    """With `true` behind options that are true or false and have no word of their own: `--anneal`."""
-    flags = {
+def _flags() -> dict[str, bool]:
+    """The options that are true or false, and whether they can be nothing else."""
+    return {
         dashed(name): all(kinds.kind_of(option).metavar == "true|false" for option in options)
         for name, options in known_options().items()
         if any(kinds.kind_of(option).metavar.startswith("true|false") for option in options)
     }
+
+
+def with_values(words: list[str], flags: Mapping[str, bool]) -> list[str]:
+    """With `true` behind options that are true or false and have no word of their own: `--anneal`.
+
+    Args:
+      flags: `--name` of each such option -> whether it takes true and false alone.
+    """
     result = []
     for word, following in zip(words, [*words[1:], None]):
         result.append(word)
