@@ -11,6 +11,8 @@ from jaxpg import policies
 from jaxpg.algorithms import _parts
 from jaxpg.envs import Box, Discrete, Environment, MultiDiscrete, Timestep
 
+pytestmark = pytest.mark.slow  # Programs with two networks and their gradients take long to compile.
+
 
 def recall(length=4):
     """The first observation says what to do at the last step; a reward only there."""
@@ -134,7 +136,6 @@ def test_a_memory_of_length_zero_is_the_feed_forward_policy(key):
     close((a.params, a.critic_params), (b.params, b.critic_params))
 
 
-@pytest.mark.slow
 def test_statistics_are_the_same_over_devices(run_in_subprocess):
     """Environments laid over two devices: the statistics of the observations count those of both."""
     printed = run_in_subprocess(
@@ -227,7 +228,6 @@ def test_masks_and_pytrees_of_actions(key, make, squash):
         assert allowed.all()
 
 
-@pytest.mark.slow
 def test_memory_is_solved_by_a_recurrent_policy_alone():
     """Recall over 6 steps: with a memory the return goes to 1, without to 0."""
     env = recall(6)

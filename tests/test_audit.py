@@ -190,6 +190,7 @@ def test_rejects_a_leak_across_episode_ends(monkeypatch):
     assert not judge("reward_to_go", "none", num_lanes=1).passed
 
 
+@pytest.mark.slow
 def test_passes_on_one_lane_and_in_small_chunks():
     assert judge("reward_to_go", "none", num_lanes=1, seed=2).passed
     assert judge("reward_to_go", "value", chunk_size=1, seed=3).passed
@@ -198,6 +199,7 @@ def test_passes_on_one_lane_and_in_small_chunks():
 # --- Sampled variances against exact ones -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reported_variance_is_unbiased():
     """E[variance] = diag Cov exactly, for groups of equal and of unequal size, and one episode a group."""
     problem, value = PROBLEMS[0], VALUES[0]

@@ -58,6 +58,7 @@ def joint_p_value(estimate):
     return stats.chi2.sf(t_squared, 2 * len(PROBLEMS))
 
 
+@pytest.mark.slow
 def test_two_batches_have_no_bias():
     def each(small, large):
         pairs = jax.vmap(two_batch_noise_scale)(small, large)  # One pair at a time.

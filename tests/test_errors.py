@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxpg
@@ -226,6 +227,15 @@ CASES = {
         ValueError, "baseline",
         lambda: jaxpg.reinforce(line(), policy(), jaxpg.policies.value_mlp(line()), baseline=baselines.none())),
     "no episodes of an update": (ValueError, "num_episodes", lambda: jaxpg.reinforce(line(), policy(), num_episodes=0)),
+    "a critic with a memory": (
+        ValueError, "critic",
+        lambda: jaxpg.reinforce(line(), policy(), jaxpg.policies.value_recurrent(line(), "gru", 4, (4,)))),
+    "a rate and an optimiser": (
+        ValueError, "learning_rate",
+        lambda: jaxpg.reinforce(line(), policy(), learning_rate=0.1, optimizer=optax.sgd(0.1))),
+    "no such reaction": (
+        ValueError, "nonfinite",
+        lambda: jaxpg.train(jaxpg.reinforce(line(), policy()), key(), num_env_steps=1, nonfinite="ignore")),
     "training a function": (TypeError, "algorithm", lambda: jaxpg.train(lambda s: s, key(), num_env_steps=1)),
     "no budget": (ValueError, "num_env_steps",
                   lambda: jaxpg.train(jaxpg.reinforce(line(), policy()), key(), num_env_steps=0)),

@@ -301,6 +301,7 @@ def test_maps_over_regulators_and_differentiates(x64):
     np.testing.assert_allclose(jax.grad(trace)(0.3), (trace(0.301) - trace(0.299)) / 2e-3, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_environment_is_the_same_problem():
     """Sampled states and rewards against the exact moments, to 4.5 standard errors, with and without process noise."""
     for case in (dict(seed=9, n=2, m=2, horizon=3), dict(seed=10, noise=False, initial=True)):

@@ -134,6 +134,7 @@ def test_lanes_chunks_blocks_and_buffers_change_rounding_only(weight, baseline, 
         np.testing.assert_allclose(estimate.objective_error, reference.objective_error, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chunks", "num_lanes"), [(1, 1), (7, 64), (100, 700)])
 def test_chunks_and_lanes_in_double_precision(x64, chunks, num_lanes, key):
     env, policy, params = cartpole()
@@ -145,6 +146,7 @@ def test_chunks_and_lanes_in_double_precision(x64, chunks, num_lanes, key):
     assert int(estimate.num_steps) == int(reference.num_steps)
 
 
+@pytest.mark.slow
 def test_a_remainder_of_one_joins_the_group_before(key):
     """21 episodes in groups of ten are groups of 10 and 11, in one chunk or two."""
     env, policy, params = cartpole(12)

@@ -55,8 +55,8 @@ def plain_step(algorithm, state):
     return jax.tree.map(jnp.subtract, after.params, state.params), metrics
 
 
-@pytest.mark.parametrize("objective", ["clip", "kl"])
-@pytest.mark.parametrize("name", ["ppo", "a2c"])
+@pytest.mark.parametrize("objective", ["clip", pytest.param("kl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["ppo", pytest.param("a2c", marks=pytest.mark.slow)])
 def test_the_first_gradient_is_the_policy_gradient(key, name, objective, x64):
     """Whole episodes of one length, γ^t off, no standardisation: per step, ∇L is ∇J of `gradient_from` over T."""
     env, num_envs, length = line(ends=True), 6, 5
@@ -81,7 +81,9 @@ def test_the_first_gradient_is_the_policy_gradient(key, name, objective, x64):
     np.testing.assert_allclose(metrics["episode_return"], estimate.episode_return, rtol=1e-9)
 
 
-@pytest.mark.parametrize("limit", [3, 4], ids=["truncated inside", "truncated at the end of the segment"])
+@pytest.mark.parametrize(
+    "limit", [pytest.param(3, id="inside"), pytest.param(4, id="at the end of the segment", marks=pytest.mark.slow)]
+)
 def test_a2c_is_ppo_with_one_epoch_and_one_batch(key, limit):
     env = line(limit)
     policy, critic = models(env)
@@ -95,6 +97,7 @@ def test_a2c_is_ppo_with_one_epoch_and_one_batch(key, limit):
     close((one.params, one.critic_params), (other.params, other.critic_params), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_truncation_bootstraps_from_the_observation_before_the_reset(key):
     """γ = 1, λ = 0, V given: δ at a truncated step holds V of its final observation, at a terminated one 0."""
     env = line(3)
@@ -147,6 +150,7 @@ def test_what_lies_in_rows_without_a_step_is_not_looked_at(key):
     close(after.params, jax.jit(one.step)(state)[0].params)
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_paper(key):
     """Clipped ratios, clipped values, entropy, written out step by step, where parameters have moved."""
     env = line(4)
@@ -189,6 +193,7 @@ def test_the_loss_is_that_of_the_paper(key):
     close((got.params, got.critic_params), want, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_divergence_above_the_bound_ends_the_update(key):
     env = line(5)
     policy, critic = models(env)
@@ -207,6 +212,7 @@ def test_a_divergence_above_the_bound_ends_the_update(key):
     assert counts == [steps]
 
 
+@pytest.mark.slow
 def test_the_penalty_follows_the_divergence(key):
     """β doubles after a large divergence, is halved after a small one, and stays in between."""
     env = line(5)
@@ -252,6 +258,7 @@ def test_a_schedule_does_not_lag_where_steps_are_left_out(key):
     close(step(state)[0].params, state.params, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_minibatch_without_a_step_is_left_out(key):
     """Episodes of one step, cut: every other row holds a final observation, and so do whole minibatches of one row."""
     env = line(1)
@@ -266,6 +273,7 @@ def test_a_minibatch_without_a_step_is_left_out(key):
         assert all(np.isfinite(x) for name, x in metrics.items() if name != "explained_variance"), metrics
 
 
+@pytest.mark.slow
 def test_the_penalty_stays_within_bounds(key):
     env = line(5)
     policy, critic = models(env)
@@ -275,6 +283,7 @@ def test_the_penalty_stays_within_bounds(key):
     assert float(state.learner.kl_coefficient) == pytest.approx(1e-6)  # Halved it would be on its way to 0.
 
 
+@pytest.mark.slow
 def test_hyperparameters_may_be_traced(key):
     """One program for several: the k-th member is what a run with the k-th values alone gives."""
     env = line(5)
@@ -343,6 +352,7 @@ def test_standardising_leaves_out_rows_without_a_step():
     assert float(got[2]) == 0
 
 
+@pytest.mark.slow
 def test_each_step_is_learnt_from_once_in_an_epoch(key):
     """Minibatches are a partition: with a rate so small that nothing moves, their gradients add up to the whole's."""
     env = line(5)
@@ -391,6 +401,7 @@ def test_a_refused_update_leaves_no_running_return_behind(key):
     assert refused
 
 
+@pytest.mark.slow
 def test_a_memory_that_is_not_finite_is_left(key):
     """A memory that overflows at the third step: the lane is to blame, and begins anew."""
     env = line(9)
@@ -402,7 +413,7 @@ def test_a_memory_that_is_not_finite_is_left(key):
     assert np.array_equal(state.lanes.lanes.episode, [1, 1]) and np.array_equal(state.lanes.lanes.carry, [1, 1])
 
 
-@pytest.mark.parametrize("name", ["ppo", "a2c"])
+@pytest.mark.parametrize("name", [pytest.param("ppo", marks=pytest.mark.slow), "a2c"])
 def test_an_update_with_a_nan_is_counted_named_and_not_applied(key, name):
     env = poisoned()
     policy, critic = models(env)
@@ -426,6 +437,7 @@ def test_an_update_with_a_nan_is_counted_named_and_not_applied(key, name):
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((state.params, state.critic_params)))
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_leaves_the_others_alone(key):
     env = line(5)
     policy, critic = models(env)
