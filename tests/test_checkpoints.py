@@ -1,6 +1,8 @@
 """Runs that cannot lose work: checkpoints, resuming, damaged files, full disks, signals."""
 
+import dataclasses
 import errno
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -225,6 +227,11 @@ def test_a_checkpoint_comes_about_every_minute(run, monkeypatch, tmp_path):
         (lambda: tiny(name="other"), ["algorithm: 'tiny' in the checkpoint, 'other' now"]),
         (lambda: tiny(width=3), ["state.params['logits']: 'float32[2]' in the checkpoint, 'float32[3]' now"]),
         (lambda: tiny(env=environment(5)), ["environment.max_steps: 4"]),
+        (lambda: tiny(env=dataclasses.replace(environment(), name="other")), ["environment.name: 'coin'"]),
+        (
+            lambda: tiny(env=dataclasses.replace(environment(), observation_space=jaxpg.envs.Box(0, 9, (1,)))),
+            ["environment.observation_space: "],
+        ),
     ],
 )
 def test_a_changed_algorithm_is_refused_with_the_difference(run, changed, differences, tmp_path):
@@ -235,6 +242,20 @@ def test_a_changed_algorithm_is_refused_with_the_difference(run, changed, differ
             attempt()
         assert all(line in str(error.value) for line in differences), error.value
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("from_state", [False, True])
+def test_runs_with_keys_of_another_generator_are_resumed_and_loaded(run, algorithm, from_state, tmp_path):
+    """The words of such a key have another shape, and states hold them as typed keys and as words."""
+    key = jax.random.key(0, impl="rbg")
+    start = {"key": None, "state": algorithm.init(key)} if from_state else {"key": key}
+    options = {**start, "evaluate_every": None}
+    alone = run(120, directory=None, checkpoint_every=None, **options)
+    run(60, **options)
+    loaded = jaxpg.load_checkpoint(tmp_path / "run", algorithm)
+    assert str(jax.random.key_impl(loaded.state.key)) == "rbg" == loaded.info["start"]["generator"]
+    assert run(90, key=None, evaluate_every=None).stopped == "budget"
+    same_run(run(120, **options), alone)
 
 
 def test_another_key_is_refused(run):
@@ -252,6 +273,38 @@ def test_other_versions_are_a_warning(run, monkeypatch):
         run(100)
 
 
+def test_the_versions_that_decide_the_numbers_are_recorded(run, tmp_path):
+    run(5, evaluate_every=None)
+    found = json.loads((tmp_path / "run" / "run.json").read_text())["versions"]
+    assert found["optax"] == importlib.metadata.version("optax")
+    assert {"jaxpg", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint", "python"} < set(found)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_run_that_was_killed_before_run_json_gets_it_later(run, whole, monkeypatch, tmp_path, later):
+    def killed(path, content):
+        raise SystemExit if path.name == "run.json" else AssertionError(path)
+
+    with monkeypatch.context() as context, pytest.raises(SystemExit):
+        context.setattr(_store, "replace_file", killed)
+        run(400)
+    file = tmp_path / "run" / "run.json"
+    assert names(tmp_path / "run") == ["00000000"] and not file.exists()
+    if later:
+        run(100)
+        written = json.loads(file.read_text())
+        file.unlink()
+        run(130)
+    else:
+        same_run(run(400), whole)
+    found = json.loads(file.read_text())
+    assert found["algorithm"] == "tiny" and found["start"]["key"]["words"] == [0, 0] and found["versions"]["jax"]
+    assert found["started"] is None if later else found["started"]  # Not known any more where it was removed.
+    if later:
+        assert written == {**found, "started": written["started"]} and written["started"]
+
+
+@pytest.mark.slow
 def test_functions_in_a_configuration_compare_by_name(run, key, tmp_path):
     def schedule(count):
         return count
@@ -283,6 +336,7 @@ def damage(path, how):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
 
 
+@pytest.mark.slow
 def test_every_damaged_file_of_a_checkpoint_is_noticed(run, whole, tmp_path):
     """Each file, cut, flipped or gone: the checkpoint before is used, the damaged one kept, the end the same."""
     run(150, callback=interrupt_after(6))
@@ -351,6 +405,99 @@ def test_a_changed_metrics_file_is_named_and_kept(run, whole, tmp_path):
     assert result.num_updates == whole.num_updates and len(result.history["env_steps"]) == whole.num_updates - 1
     np.testing.assert_array_equal(result.history["env_steps"][1:], whole.history["env_steps"][2:])
     assert (tmp_path / "run" / "metrics.jsonl.damaged").read_bytes() == changed
+
+
+@pytest.mark.parametrize(("old", "new"), [("episode_return", "episode_seturn"), ('_return": ', '_return": "x",')])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl"])
+def test_a_row_with_a_damaged_name_or_number_is_left_out(run, whole, tmp_path, name, old, new):
+    """Not only lines that are no JSON: the run goes on with the other rows, and the file is set aside once."""
+    run(150, callback=interrupt_after(6))
+    file = tmp_path / "run" / name
+    lines = file.read_text().splitlines()
+    lines[0] = lines[0].replace(old, new)
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.warns(RuntimeWarning, match=f"{name} is not as it was written: {len(lines) - 1} rows"):
+        result = run(400)
+    same(result.state, whole.state)
+    same(result.best_params, whole.best_params)
+    lost = "history" if name == "metrics.jsonl" else "evaluations"
+    for field in ("history", "evaluations"):
+        found, want = getattr(result, field), getattr(whole, field)
+        same(dict(found), {name: values[field == lost :] for name, values in want.items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same_run(run(400), result)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"update": 2, "steps": 4, "return": 0.5, "losses": [1.0, null]}',
+        '{"update": 2, "steps": 4, "return": "-Infinity", "losses": [1, 2.5]}',
+        None,  # No line at all.
+        '{"update": 2, "steps": 4, "seturn": 0.5, "losses": [1.0, 2.0]}',
+        '{"update": 2, "steps": 4, "return": 0.5}',
+        '{"update": 2, "steps": 4, "return": 0.5, "losses": [1.0, 2.0], "more": 1}',
+        '{"update": 2, "steps": 4, "return": "much", "losses": [1.0, 2.0]}',
+        '{"update": 2, "steps": 4, "return": [0.5], "losses": [1.0, 2.0]}',
+        '{"update": 2, "steps": 4, "return": {"a": 1}, "losses": [1.0, 2.0]}',
+        '{"update": 2, "steps": 4, "return": 0.5, "losses": [1.2]}',
+        '{"update": 2, "steps": 4, "return": 0.5, "losses": [[1.0], 2.0]}',
+        '{"update": 2, "steps": null, "return": 0.5, "losses": [1.0, 2.0]}',
+        '{"update": 2, "steps": 4.5, "return": 0.5, "losses": [1.0, 2.0]}',
+        '{"update": 2, "steps": true, "return": 0.5, "losses": [1.0, 2.0]}',
+        '{"update": 2, "steps": 5000000000, "return": 0.5, "losses": [1.0, 2.0]}',
+        '{"update": true, "steps": 4, "return": 0.5, "losses": [1.0, 2.0]}',
+        '{"update": 9, "steps": 4, "return": 0.5, "losses": [1.0, 2.0]}',
+        "3", "null", '"update"', '["update"]', "{",
+    ],
+)  # fmt: skip
+def test_what_can_be_read_of_a_changed_file(tmp_path, line):
+    """Of three rows the one in the middle is good, or is left out."""
+    good = line is not None and ("null]" in line or "-Infinity" in line)
+    like = {"steps": np.zeros((), np.int32), "return": np.zeros((), np.float32), "losses": np.zeros(2, np.float32)}
+    rows = [{"update": i, "steps": 4, "return": 0.5, "losses": [1.0, 2.0]} for i in (1, 3)]
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps(rows[0]), *([] if line is None else [line]), json.dumps(rows[1])]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    with pytest.warns(RuntimeWarning, match=f"is not as it was written: {2 + good} rows"):
+        records, found, changed = _store.Records.resume(path, {"bytes": 9999, "sha256": "another"}, 3, like)
+    assert changed and [row["update"] for row in found] == ([1, 2, 3] if good else [1, 3])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, again, changed = _store.Records.resume(path, records.mark(), 3, like)
+    assert again == found and not changed
+    # A file that holds only good rows is not set aside: it is what is gone on with.
+    assert (tmp_path / "rows.jsonl.damaged").exists() == (line is not None and not good)
+
+
+def test_a_finished_run_with_a_damaged_file_is_repaired_once(run, tmp_path):
+    run(100)
+    file = tmp_path / "run" / "evaluations.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"episode_length"', b'"episode_lenght"', 1))
+    with pytest.warns(RuntimeWarning, match="is not as it was written"):
+        first = run(100)
+    assert len(first.evaluations["update"]) > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same_run(run(100), first)
+    assert len(list((tmp_path / "run").glob("*.damaged*"))) == 1
+
+
+def test_a_metric_that_earlier_updates_lack_is_nan_there(run, tmp_path):
+    """As where a newer version brings it."""
+    base = tiny()
+
+    def step(state):
+        after, metrics = base.step(state)
+        return after, {**metrics, "new": state.update}
+
+    newer = dataclasses.replace(base, step=step)
+    first = run(60, algorithm=base, evaluate_every=None)
+    run(100, algorithm=newer, evaluate_every=None)
+    last = run(140, algorithm=newer, evaluate_every=None)
+    assert np.isnan(last.history["new"][: first.num_updates]).all()
+    assert last.history["new"][first.num_updates :].tolist() == list(range(first.num_updates, last.num_updates))
 
 
 def test_left_overs_of_killed_saves_are_removed(run, whole, tmp_path):
@@ -423,6 +570,39 @@ def test_a_disk_that_has_space_again_gets_checkpoints_again(run, whole, monkeypa
     assert int(names(tmp_path / "run")[-1]) == whole.num_updates
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_best_parameters_that_could_not_be_written_are_written_later(run, whole, monkeypatch, tmp_path, restarted):
+    """By the next save, or by the next start of the run; no better ones come."""
+    write, full = checkpoints.write_checkpoint, [True]
+
+    def failing(folder, num_updates, *rest):
+        if folder.name == "best" and full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(folder, num_updates, *rest)
+
+    monkeypatch.setattr(checkpoints, "write_checkpoint", failing)
+    reached = (
+        0 if restarted else int(whole.evaluations["total_env_steps"][np.argmax(whole.evaluations["episode_return"])])
+    )
+
+    def empty(block):
+        full[0] = restarted or block["total_env_steps"][-1] <= reached
+
+    assert restarted or reached < 300
+    with pytest.warns(RuntimeWarning, match="best parameters could not be written"):
+        run(400, callback=empty)
+    if restarted:
+        assert not checkpoints.checkpoint_names(tmp_path / "run" / "best")
+        full[0] = False
+        run(400)
+    params, info = checkpoints.load_best(tmp_path / "run", tiny().policy)
+    same(params, whole.best_params)
+    assert info["episode_return"] == whole.best_return
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "best").rglob("*")}
+    run(400)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "best").rglob("*")} == before
+
+
 def test_a_metrics_file_that_was_written_in_part_is_whole_later(tmp_path):
     from jaxpg.training._records import Records
 
@@ -436,8 +616,8 @@ def test_a_metrics_file_that_was_written_in_part_is_whole_later(tmp_path):
     assert [json.loads(line)["update"] for line in records.path.read_bytes().splitlines()] == [1, 2]
     whole = records.path.read_bytes()
     records.path.write_bytes(whole + b'{"update": 3}\n{"up')  # Later than the mark, and torn.
-    again, rows = Records.resume(records.path, records.mark(), 2)
-    assert records.path.read_bytes() == whole
+    again, rows, changed = Records.resume(records.path, records.mark(), 2, {"x": np.zeros(())})
+    assert not changed and records.path.read_bytes() == whole
     assert rows[1] == {"update": 2, "x": 0.2} and again.mark() == records.mark()
 
 
@@ -582,6 +762,7 @@ def kill_and_resume(directory, kind, budget, kills, pause, seed):
             return killed
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
     assert kill_and_resume(tmp_path / "run", "tiny", 900, 2, 0.05, seed=0) == 2
     same_run(*result_of(tmp_path / "run", "tiny", 900))

@@ -11,8 +11,10 @@ import pathlib
 import re
 import shutil
 import signal
+import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -31,6 +33,7 @@ from jaxpg.cli.run_folder import RunFolder, as_json
 from jaxpg.cli.seeds import train_seeds
 from jaxpg.cli.train import settings_of
 from jaxpg.training.checkpoints import load_best
+from jaxpg.training.evaluate import Evaluation
 
 TINY = ["--hidden-sizes", "8"]
 
@@ -250,7 +253,7 @@ def test_the_file_may_name_the_environment_and_the_algorithm(tmp_path):
     file.write_text(json.dumps({"env": "Pendulum-v1", "algorithm": "trpo", "max_kl": 1e-5}))
     found = settings_for(f"--config {file}")
     assert found.env == "Pendulum-v1" and found.hyperparameters["max_kl"] == 1e-5
-    assert found.run["normalize_observations"] is True and found.sources["normalize_observations"] == "preset"
+    assert found.hyperparameters["scale_rewards"] is True and found.sources["scale_rewards"] == "preset"
     assert settings_for(f"--config {file} CartPole-v1").env == "CartPole-v1"
 
 
@@ -301,6 +304,7 @@ def test_what_a_run_writes_down_gives_the_same_run(tmp_path):
     ("train CartPole-v1 --cell gru", "--cell is an option of --network recurrent; mlp does not have it"),
     ("train CartPole-v1 --algorithm trpo --anneal", "anneal needs a learning rate .* trpo has no learning rate"),
     ("train CartPole-v1 --algorithm pgpe --anneal", "anneal needs .* pgpe plays whole episodes"),
+    ("train CartPole-v1 --learning-rate linear_schedule(1e-3,0,9) --anneal", "learning_rate is a schedule already"),
     ("train CartPole-v1 --config nowhere.yaml", "--config: nowhere.yaml cannot be read: No such file"),
     ("train CartPole-v1 --loggers csv", "--loggers csv write to the folder of --out"),
     ("train CartPole-v1 --loggers paper", "--loggers must be any number of values, each one of csv, jsonl"),
@@ -323,6 +327,7 @@ def test_what_a_run_writes_down_gives_the_same_run(tmp_path):
     ("render .", r"DIR must be the folder of a run, .*; \. has neither"),
     ("plot", "DIR is missing"),
     ("plot nowhere", "DIR must be the folder of a run, .*nowhere/metrics.jsonl: No such file"),
+    ("evaluate . --deterministic=maybe", "maybe is neither true nor false"),
     ("demo --seeds 0", "seeds must be an integer of at least 1"),
 ])  # fmt: skip
 def test_mistakes_are_named_and_exit_with_2(says, tmp_path, monkeypatch, words, message):
@@ -377,8 +382,10 @@ def algorithm_for(words):
 
 def test_calls_are_made_not_run_as_programs():
     made = algorithm_for("CartPole-v1 --algorithm reinforce --weight total_return(0.5) --baseline leave-one-out")
-    assert made.config["discount"] == 0.5 and made.config["critic"] is None
-    assert algorithm_for("CartPole-v1 --algorithm reinforce --baseline none").config["group_size"] is None
+    assert made.config["weight"]["discount"] == 0.5 and made.config["critic"] is None
+    assert (
+        made.config["baseline"] != algorithm_for("CartPole-v1 --algorithm reinforce --baseline none").config["baseline"]
+    )
     made = algorithm_for("CartPole-v1 --critic value_mlp(hidden_sizes=(3,)) --optimizer optax.sgd(0.1)")
     assert made.config["critic"]["hidden_sizes"] == [3] and made.config["optimizer"] is not None
     rate = kinds.call("x", "linear_schedule(1e-3, 0, 10)", optax)
@@ -417,15 +424,50 @@ def test_the_network_is_what_was_asked_for():
     assert made.policy.description["activation"] == "relu" and made.policy.description["squash"] == "tanh"
 
 
-def test_anneal_takes_the_rate_to_0_over_the_run(monkeypatch):
-    rates = []
-    make = presets.annealed
-    monkeypatch.setattr(presets, "annealed", lambda *a: rates.append(make(*a)) or rates[-1])
+@pytest.fixture
+def rates(monkeypatch):
+    """The schedules that are made from here on."""
+    found, make = [], presets.annealed
+    monkeypatch.setattr(presets, "annealed", lambda *a: found.append(make(*a)) or found[-1])
+    return found
+
+
+def test_anneal_takes_the_rate_to_0_over_the_run(rates):
     algorithm_for("CartPole-v1 --no-preset --anneal --num-envs 4 --num-steps 8 --num-env-steps 320 --num-minibatches 2")
     algorithm_for("CartPole-v1 --num-envs 4 --num-steps 8 --num-env-steps 640 --learning-rate 0.5 --num-minibatches 2")
     (of_default, given) = rates
     assert [float(of_default(n)) for n in (0, 5, 10)] == pytest.approx([3e-4, 1.5e-4, 0])
     assert [float(given(n)) for n in (0, 10, 20)] == pytest.approx([0.5, 0.25, 0])
+
+
+def test_the_last_update_that_a_budget_needs_has_a_rate_above_0(rates):
+    """330 steps are 11 updates of 32."""
+    algorithm_for("CartPole-v1 --no-preset --anneal --num-envs 4 --num-steps 8 --num-env-steps 330 --num-minibatches 2")
+    assert float(rates[0](10)) == pytest.approx(3e-4 / 11) and float(rates[0](11)) == 0
+
+
+def test_a_traced_rate_can_be_annealed(rates):
+    env = jaxpg.make("CartPole-v1")
+
+    def of(first):
+        rates.clear()
+        presets.make("a2c", env, 320, num_envs=4, num_steps=8, learning_rate=first)
+        return jnp.stack([rates[0](n) for n in (0, 5)])
+
+    assert presets.PRESETS["a2c"]["CartPole-v1"]["anneal"]
+    np.testing.assert_allclose(jax.vmap(of)(jnp.array([0.1, 0.2])), [[0.1, 0.05], [0.2, 0.1]], rtol=1e-6)
+
+
+def test_an_annealed_rate_is_noted_without_its_budget():
+    env = jaxpg.make("CartPole-v1")
+    some, more, plain = (presets.make("a2c", env, n, anneal=a) for n, a in ((320, True), (640, True), (320, False)))
+    assert some.config == more.config == {**plain.config, "anneal": True}
+    assert plain.config["learning_rate"] == presets.PRESETS["a2c"]["CartPole-v1"]["learning_rate"]
+
+
+def test_a_budget_of_0_is_not_the_default():
+    with pytest.raises(ValueError, match="num_env_steps must be an integer of at least 1; got 0"):
+        presets.make("a2c", jaxpg.make("CartPole-v1"), 0)
 
 
 def test_compiled_programs_are_kept_where_the_user_wants_them(run_in_subprocess, tmp_path):
@@ -599,7 +641,7 @@ def test_the_exported_policy_is_that_of_the_newest_checkpoint(finished):
     assert checkpoint.num_env_steps == result_of(folder)["num_env_steps"]
 
 
-def test_a_folder_with_a_run_is_kept_unless_overwrite_is_asked_for(says, finished, tmp_path):
+def test_a_folder_with_a_run_is_kept_unless_overwrite_is_asked_for(says, finished, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
     (folder / "notes.txt").write_text("mine")
@@ -609,6 +651,13 @@ def test_a_folder_with_a_run_is_kept_unless_overwrite_is_asked_for(says, finishe
     # A mistake is found before anything is removed.
     says(*TRAIN, "--evaluate-every", "0", "--out", folder, "--overwrite", exit_code=2)
     says(*TRAIN, "--algorithm", "ppo", "--num-minibatches", "7", "--out", folder, "--overwrite", exit_code=2)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "tensorboardX", None)  # Not installed.
+        text = says(*TRAIN, "--loggers", "tensorboard", "--out", folder, "--overwrite", exit_code=2)
+    assert re.fullmatch(r"jaxpg: loggers.tensorboard needs tensorboardX: pip install .*\n", text)
+    rate = ["--learning-rate", "none", "--optimizer", "sgd(learning_rate='x')"]  # Fails when it is traced.
+    with pytest.raises(TypeError):
+        cli.main([*TRAIN, *rate, "--out", str(folder), "--overwrite"])
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     says(*TRAIN, "--num-env-steps", "100", "--out", folder, "--overwrite")
     assert result_of(folder)["num_env_steps"] < 200 and (folder / "notes.txt").read_text() == "mine"
@@ -663,6 +712,111 @@ def test_resume_prolongs_a_run(says, finished, tmp_path):
     assert yaml.safe_load((folder / "config.yaml").read_text())["num_env_steps"] == 900
     last = [path.name for path in sorted((folder / "checkpoints").iterdir())][-1]
     assert int(last) == len(after)
+
+
+def test_resume_says_that_another_budget_moves_an_annealed_rate(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = yaml.safe_load((finished[0] / "config.yaml").read_text())
+    monkeypatch.setattr("jaxpg.cli.train._run", lambda *_: None)
+
+    def told(anneal, *words):
+        (folder / "config.yaml").write_text(yaml.safe_dump({**config, "anneal": anneal}))
+        with contextlib.redirect_stderr(io.StringIO()) as printed:
+            cli.main(["resume", str(folder), *words])
+        return printed.getvalue()
+
+    assert told(True, "--num-env-steps", "1200") == (
+        "jaxpg: warning: anneal: the learning rate was to fall to 0 over 600 steps and now falls over 1,200: it jumps "
+        "up where the run goes on\n"
+    )
+    assert "over 600 steps and now falls over 500: it jumps down" in told(True, "--num-env-steps", "500")
+    assert not told(True) and not told(True, "--num-env-steps", "600") and not told(False, "--num-env-steps", "900")
+
+
+@pytest.mark.parametrize(("failing", "name"), [
+    ("write_policy", "policy"), ("write_json", "result.json"), ("write_metrics", "metrics.csv"),
+    ("write_learning_curve", "learning_curve.png"), ("write_film", "policy.gif"),
+])  # fmt: skip
+def test_a_file_that_cannot_be_written_costs_no_other(finished, tmp_path, monkeypatch, capsys, failing, name):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    written = [other for other in WRITTEN if other != "config.yaml"]
+    for other in written:
+        shutil.rmtree(folder / other) if other == "policy" else (folder / other).unlink()
+
+    def fail(*_):
+        assert (folder / "policy").exists() or failing == "write_policy"  # It comes first.
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, failing, fail)
+    cli.main(["resume", str(folder)])
+    printed = capsys.readouterr()
+    assert printed.err.endswith(f"jaxpg: warning: {folder / name} could not be written: No space left on device\n")
+    assert {other for other in written if (folder / other).exists()} == {*written} - {name}
+    assert all((f"  {folder / other}\n" in printed.out) == (other != name) for other in written)
+
+
+def test_a_file_that_is_written_again_is_whole_at_any_moment(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    folder.write_json("a.json", {"a": 1})
+    folder.write_metrics("a.csv", {"loss": np.array([1.0])})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    for write in (
+        lambda: folder.write_json("a.json", {"a": 2}),
+        lambda: folder.write_json("b.json", {"a": 2}),
+        lambda: folder.write_metrics("a.csv", {"loss": np.array([2.0, 3.0])}),
+    ):
+        with pytest.raises(OSError, match="No space left"):
+            write()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert [path.name for path in folder.written] == ["a.json", "a.csv"]
+
+
+@pytest.mark.parametrize(("words", "acts_by_mode"), [
+    ("--algorithm pgpe --num-perturbations 2", True),
+    ("--algorithm pgpe --num-perturbations 2 --deterministic-evaluation no", False),
+    ("--algorithm a2c --num-envs 4 --num-steps 16 --deterministic-evaluation", True),
+])  # fmt: skip
+def test_evaluations_and_the_film_show_the_policy_that_is_trained(says, tmp_path, monkeypatch, words, acts_by_mode):
+    """PGPE trains the mode; where samples or the mode are asked for, those are shown, in the film as well."""
+    seen = {}
+
+    def spy(path, what):
+        """Nothing is played: what that would look like is another test's."""
+
+        def spied(*_, deterministic, **options):
+            seen.setdefault(what, set()).add(deterministic)
+            return Evaluation(jnp.ones(3), jnp.ones(3))
+
+        monkeypatch.setattr(path, spied)
+
+    spy("jaxpg.training._evaluator.evaluate", "during the run")
+    spy("jaxpg.evaluate", "at the end")
+    spy("jaxpg.render.render_episode", "film")
+    text = says("train", "CartPole-v1", *TINY, *words.split(), *"--no-preset --max-steps 5 --num-env-steps 40".split(),
+                *"--evaluate-every 20 --evaluation-episodes 3".split(), "--out", tmp_path / "run")  # fmt: skip
+    assert seen == {what: {acts_by_mode} for what in ("during the run", "at the end", "film")}
+    assert re.search(rf"^  deterministic-evaluation +{str(acts_by_mode).lower()} ", text, re.MULTILINE)
+
+    trains_mode = "pgpe" in words
+    run = tmp_path / "run"
+    for folder, given, expected in (
+        (run, [], trains_mode), (run, ["--deterministic", "no"], False), (run / "policy", [], trains_mode),
+        (run / "policy", ["--deterministic"], True),
+    ):  # fmt: skip
+        seen.clear()
+        text = " ".join(says("evaluate", *given, folder, "--num-episodes", "3").split())
+        acting = "the mode of its distribution" if expected else "samples"
+        assert f"actions are {acting}" in text and seen == {"at the end": {expected}}
+    seen.clear()
+    says("render", run)
+    assert seen == {"film": {trains_mode}}
 
 
 def test_a_run_that_meets_nan_says_so_and_keeps_what_there_is(says, tmp_path):
@@ -937,3 +1091,18 @@ def test_what_is_missing_is_empty_in_csv_and_null_in_json(tmp_path):
         "update,total_env_steps,episode_return,loss", "1,10,,0.5", "2,20,2.0,"]  # fmt: skip
     content = {"a": np.float32(np.nan), "b": np.arange(2), "c": pathlib.Path("x"), "d": (1, True, None), "e": 1e300}
     assert as_json(content) == {"a": None, "b": [0, 1], "c": "x", "d": [1, True, None], "e": 1e300}
+
+
+def test_the_page_of_returns_has_dashes_for_what_there_is_not():
+    from benchmarks import returns
+
+    def row(page):
+        return next(line for line in page.splitlines() if line.startswith(f"| ppo | {name} |"))
+
+    name = f"MemoryChain-bsuite{returns.NO_MEMORY}"
+    assert returns.TARGETS["ppo", name][0] is None
+    empty = returns.page({})
+    assert empty.count("| not run |") == len(returns.TARGETS) and "None" not in empty
+    assert row(empty) == f"| ppo | {name} | not run | | | – | | the same without memory: 0 is guessing | |"
+    line = dict(num_env_steps=1000, mean=0.5, iqm=0.5, iqm_low=0.25, iqm_high=0.75, returns=[0.5], steps_per_second=9)
+    assert "| – | – | the same without memory" in row(returns.page({f"ppo/{name}": line}))

@@ -95,6 +95,7 @@ def test_without_lag_it_is_a2c(key, x64):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_actors_lag_and_the_gradient_corrects_for_it(key, x64):
     """k = 3: who acts, ρ, and each update's step, recomputed with loops for V-trace and the critic as it is then."""
     env, rate = line(3), 0.3
@@ -142,6 +143,7 @@ def test_actors_lag_and_the_gradient_corrects_for_it(key, x64):
         state = after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shared value", pytest.param("memory", marks=pytest.mark.slow)])
 def test_policies_of_all_kinds(key, kind):
     env = line()

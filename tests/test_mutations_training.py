@@ -203,7 +203,16 @@ MUTATIONS = {
     ),
 }  # fmt: skip
 CHECKS = {mutation.check.name: mutation.check for mutation in MUTATIONS.values()}
-SLOW = ("_memory_", "loss_is_that_of_the_paper", "statistics", "diverges", "with_a_nan", "truncation", "each_step")
+SLOW = (
+    "test_metrics_name",
+    "_memory_",
+    "loss_is_that_of_the_paper",
+    "statistics",
+    "diverges",
+    "with_a_nan",
+    "truncation",
+    "each_step",
+)
 
 
 @pytest.mark.parametrize("name", [name for name in CHECKS if name.startswith(THIS)])

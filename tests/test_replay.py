@@ -85,6 +85,7 @@ def test_replay_plays_what_collect_played(key, memory):
     assert (lengths == 12).any() and (lengths < 12).any()  # Truncated ones and terminated ones were among them.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_replay_plays_what_segments_played(key, memory):
     env, policy, params = setup(memory)
@@ -126,6 +127,7 @@ def test_episodes_without_a_limit_are_played_to_their_end(key, monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["reward", pytest.param("observation", marks=pytest.mark.slow)])
 def test_training_names_the_episode_that_was_not_finite_and_replay_shows_it(key, where):
     """One initial state in twenty leads to NaN at the third step; REINFORCE says which episode it was."""
@@ -155,6 +157,53 @@ def test_training_names_the_episode_that_was_not_finite_and_replay_shows_it(key,
     assert algorithm.episode_key is not None
     played = jaxpg.replay(broken, algorithm.policy, result.params, algorithm.episode_key(result.state), (lane, episode))
     assert np.isnan(getattr(played, where)).any()
+
+
+@pytest.mark.parametrize("where", ["reward", "observation"])
+def test_an_episode_without_a_limit_that_never_ends_is_left_where_it_is_not_finite(key, where):
+    """A state that has become NaN is in no terminal region, ever; a limit of the caller's is one more way out."""
+
+    def step(key, state, action):
+        time, reward = state
+        reward = jnp.where(time == 3, jnp.nan, reward)
+        shown = jnp.stack([1.0 * time, reward if where == "observation" else 0.0])
+        timestep = Timestep(shown, reward if where == "reward" else 0.0, reward > 9, jnp.zeros((), bool))
+        return (time + 1, reward), timestep
+
+    env = Environment(
+        reset=lambda key: ((jnp.int32(0), 1.0), jnp.zeros(2)), step=step, max_steps=None,
+        observation_space=Box(0, 99, (2,)), action_space=Discrete(3),
+    )  # fmt: skip
+    policy = jaxpg.policies.mlp(env, (4,))
+    params = policy.init(key)
+    played = jaxpg.replay(env, policy, params, key, 0)
+    # The reward of the fourth step is NaN, or the observation in which the fifth is taken.
+    assert played.valid.tolist() == [True] * (4 + (where == "observation")) + [False]
+    values = getattr(played, where)[:-1]
+    assert np.isnan(values[-1]).any() and np.isfinite(values[:-1]).all()
+    assert not played.terminated.any() and not played.truncated.any()
+    for most in (2, 4, 5, 11):
+        cut = jaxpg.replay(env, policy, params, key, 0, max_steps=most)
+        assert cut.valid.tolist() == [True] * most + [False] and not cut.truncated.any()
+        assert cut.observation[-1][0] == most - 1
+
+
+def test_replay_plays_at_most_so_many_steps(key, monkeypatch):
+    monkeypatch.setattr(module, "MOST_ROWS", 4)
+    for limit in (None, 12):
+        env, policy, params = setup(True, limit)
+        whole = jaxpg.replay(env, policy, params, key, 3)
+        length = len(whole.reward) - 1
+        assert length > 5
+        for most in (1, 4, 5, length, length + 3):
+            cut = jaxpg.replay(env, policy, params, key, 3, max_steps=most)
+            kept = min(most, length)
+            assert cut.valid.tolist() == [True] * kept + [False]
+            jax.tree.map(lambda a, b, n=kept: np.testing.assert_allclose(a[:n], b[:n], atol=1e-6), cut, whole)
+            np.testing.assert_allclose(cut.observation[-1], whole.observation[kept], atol=1e-6)
+            assert (cut.terminated | cut.truncated)[:-1].any() == (most >= length)
+    with pytest.raises(ValueError, match="max_steps"):
+        jaxpg.replay(env, policy, params, key, 3, max_steps=0)
 
 
 @pytest.mark.parametrize("episode", [-1, 2**32, (0, -1), (-2, 0), 1.5, "3", True, (1, 2, 3), None, (0, None)])

@@ -1,5 +1,6 @@
 """REINFORCE, `train` and `evaluate`."""
 
+import dataclasses
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ import jaxpg
 from jaxpg import baselines, rollout, weights
 from jaxpg.fitting import fit_steps
 from jaxpg.training._position import Position, play_block
+from jaxpg.training.nonfinite import describe_refused
 
 
 def small(critic=False, **options):
@@ -293,6 +295,23 @@ def test_evaluation_takes_the_mode_where_asked(quick, key):
     assert int(later) != int(mode) or result.evaluations["episode_return"][-1] == pytest.approx(expected)
 
 
+def test_evaluation_acts_as_the_algorithm_does_unless_told(quick, key):
+    """By the mode where `config` says so, as PGPE's does."""
+    mode = dataclasses.replace(quick, config={"deterministic": True})
+    options = {"num_env_steps": 20, "progress": False, "evaluate_every": 20, "evaluation_episodes": 50}
+    by_default = jaxpg.train(mode, key, **options)
+    told = jaxpg.train(mode, key, deterministic_evaluation=False, **options)
+    name = jax.random.fold_in(key, zlib.crc32(b"jaxpg evaluation"))
+    by_mode, sampled = (
+        jaxpg.evaluate(jax.random.fold_in(name, by_default.num_updates), quick.env, quick.policy, by_default.params,
+                       num_episodes=50, deterministic=deterministic).returns.mean()
+        for deterministic in (True, False)
+    )  # fmt: skip
+    assert by_mode != sampled
+    assert by_default.evaluations["episode_return"].tolist() == [by_mode]
+    assert told.evaluations["episode_return"].tolist() == [sampled]
+
+
 def test_a_run_from_a_state_is_evaluated_with_a_key(quick, key):
     state = quick.init(key)
     options = {"num_env_steps": 40, "progress": False, "evaluate_every": 20, "evaluation_episodes": 4}
@@ -317,14 +336,25 @@ def test_the_progress_bar_shows_the_newest_evaluation(quick, key, capsys):
 
 @pytest.mark.parametrize("refused_at", [1, 4])
 def test_a_refused_update_stops_the_run_right_there(key, refused_at, tmp_path):
-    algorithm = tiny(refused_at=refused_at)
-    with pytest.warns(RuntimeWarning, match=rf"update {refused_at} met NaN.*7 of lane 1.*replay\(.*\(1, 7\)\)"):
+    algorithm = dataclasses.replace(tiny(refused_at=refused_at), episode_key=lambda state: state.key)
+    message = rf"update {refused_at} met NaN.*7 of lane 1.*replay\(.*\(1, 7\)\).*other parameters had acted"
+    with pytest.warns(RuntimeWarning, match=message):
         result = jaxpg.train(algorithm, key, num_env_steps=10**6, progress=False, directory=tmp_path)
     assert result.stopped == "nonfinite" and result.num_updates == refused_at and result.num_nonfinite == 1
     assert result.history["nonfinite"].tolist() == [0] * (refused_at - 1) + [1]
     assert jaxpg.load_checkpoint(tmp_path, algorithm).num_updates == refused_at
     more = jaxpg.train(algorithm, key, num_env_steps=200, progress=False, directory=tmp_path)  # Goes on behind it.
     assert more.stopped == "budget" and more.num_nonfinite == 1
+
+
+def test_messages_name_only_what_the_algorithm_has(quick):
+    """Without `episode_key` there is nothing to replay by; where the mode is trained, replay takes it."""
+    block = {"nonfinite_lane": np.array([-1, 1]), "nonfinite_episode": np.array([-1, 7])}
+    assert describe_refused(quick, block, 1, 2, True).endswith("was not applied: episode 7 of lane 1")
+    assert "replay" not in describe_refused(quick, block, 1, 2, False)
+    mode = dataclasses.replace(quick, config={"deterministic": True}, episode_key=lambda state: state.key)
+    assert "episode_key(state), (1, 7), deterministic=True) plays it" in describe_refused(mode, block, 1, 2, True)
+    assert "deterministic" not in describe_refused(dataclasses.replace(mode, config={}), block, 1, 2, True)
 
 
 def test_a_block_ends_with_a_refused_update_where_it_is_to_halt(key):
@@ -336,7 +366,8 @@ def test_a_block_ends_with_a_refused_update_where_it_is_to_halt(key):
 
 def test_refused_updates_are_skipped_and_counted(key):
     with pytest.warns(RuntimeWarning) as caught:
-        result = jaxpg.train(tiny(refused_at=4), key, num_env_steps=300, progress=False, nonfinite="skip")
+        algorithm = dataclasses.replace(tiny(refused_at=4), episode_key=lambda state: state.key)
+        result = jaxpg.train(algorithm, key, num_env_steps=300, progress=False, nonfinite="skip")
     messages = [str(w.message) for w in caught if "NaN" in str(w.message)]
     assert len(messages) == 1 and "update 4" in messages[0] and 'nonfinite="stop"' in messages[0]
     assert result.stopped == "budget" and result.num_nonfinite == 1 and result.num_updates > 20

@@ -60,6 +60,7 @@ def log_softmax(logits):
 # --- The direction ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_npg_is_the_exact_natural_gradient_in_expectation(key, x64):
     """γ = λ = 1, V = 0, whole episodes of H steps: ĝ and F̂ are means over steps, 1/H of those over episodes.
 
@@ -99,6 +100,7 @@ def test_npg_is_the_exact_natural_gradient_in_expectation(key, x64):
     assert p_value(np.asarray(mdp.policy_gradient(policy, params))[:, 0]) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["discrete", "normal"])
 def test_the_direction_solves_the_dense_system(key, kind, x64):
     """(F + λI) x = g with F and g of the valid rows alone, F from `natural` and g from the scores."""
@@ -139,6 +141,7 @@ def test_the_direction_solves_the_dense_system(key, kind, x64):
     np.testing.assert_allclose(alpha**2 * (x @ fisher @ x) / 2, 0.01, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_divergence_of_a_short_step_is_max_kl(key, x64):
     env = line()
     policy = jaxpg.policies.mlp(env, (4,), head_gain=1.0)
@@ -148,6 +151,7 @@ def test_the_divergence_of_a_short_step_is_max_kl(key, x64):
     assert float(metrics["policy_loss"]) < 0
 
 
+@pytest.mark.slow
 def test_what_is_not_trainable_stays(key):
     env = line()
     policy = jaxpg.policies.mlp(env, (4,), head_gain=1.0)
@@ -214,6 +218,7 @@ def test_line_search_under_vmap():
         same(jax.tree.map(lambda x: x[index], together), search(parabola(b)), rtol=1e-6)  # noqa: B023
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["discrete", "normal", *(pytest.param(k, marks=pytest.mark.slow) for k in ("squashed", "memory"))]
 )

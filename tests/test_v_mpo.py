@@ -151,6 +151,7 @@ def test_one_gradient_step_is_that_of_the_paper(x64):
     np.testing.assert_allclose(after.critic_params[0], np.mean(advantage), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_multipliers_stay_above_zero():
     _, after, _, metrics = one_step(initial_alpha=0.01, epsilon_alpha=5.0, epsilon_eta=50.0)
     assert float(metrics["alpha"]) == pytest.approx(module.LEAST)
@@ -158,6 +159,7 @@ def test_multipliers_stay_above_zero():
     assert after.learner.multipliers.temperature.shape == ()
 
 
+@pytest.mark.slow
 def test_alpha_rises_where_the_divergence_is_too_large(key):
     """α falls while the policy keeps within ε_α, and rises, and holds the policy back, where it does not."""
     env = bandit(jnp.array([0.0, 1.0, 3.0]))
@@ -176,6 +178,7 @@ def test_alpha_rises_where_the_divergence_is_too_large(key):
 # --- Whole runs -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "shared value", pytest.param("memory", marks=pytest.mark.slow)])
 def test_policies_of_all_kinds(key, kind):
     if kind == "normal":
@@ -195,6 +198,7 @@ def test_policies_of_all_kinds(key, kind):
     assert all(np.isfinite(v) for name, v in metrics.items() if name != "episode_return")
 
 
+@pytest.mark.slow
 def test_what_is_not_trainable_stays(key):
     """Of the policy and of the critic, though their losses have slopes there."""
     env = line()
@@ -215,6 +219,7 @@ def test_what_is_not_trainable_stays(key):
         assert not np.array_equal(one["head"]["kernel"], other["head"]["kernel"])
 
 
+@pytest.mark.slow
 def test_reaches_the_optimal_value_of_a_gridworld():
     """Within 2% of the exact optimum, and of it alone: from the start the policy is far from it."""
     mdp = jaxpg.exact.gridworld(("S..", ".#.", "..G"), step_reward=-0.1, discount=0.95, horizon=12)

@@ -14,9 +14,11 @@ from jaxpg.training._records import as_plain
 
 __all__ = [
     "about",
+    "acts_by_mode",
     "differences",
     "fingerprint",
     "from_host",
+    "generator_of",
     "is_key",
     "key_from_record",
     "key_record",
@@ -26,7 +28,8 @@ __all__ = [
     "versions",
 ]
 
-PACKAGES = ("jaxpg", "jax", "jaxlib", "orbax-checkpoint")
+# Their versions decide the numbers of a run, or whether its files can be read.
+PACKAGES = ("jaxpg", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint")
 MOST_SHOWN = 12
 
 
@@ -43,6 +46,12 @@ def about(algorithm: Algorithm) -> dict[str, Any]:
         "environment": environment,
         "policy": None if policy is None else policy.description,
     })  # fmt: skip
+
+
+def acts_by_mode(algorithm: Algorithm) -> bool:
+    """Whether the algorithm trains the mode of its policy, as its `config` tells under "deterministic"."""
+    found = algorithm.config.get("deterministic", False)
+    return isinstance(found, (bool, np.bool_)) and bool(found)
 
 
 def state_shapes(state: Any) -> dict[str, str]:
@@ -92,6 +101,12 @@ def from_host(array: np.ndarray, like: Any) -> jax.Array:
     impl: list[Any] = []
     jax.eval_shape(lambda leaf: (impl.append(jax.random.key_impl(leaf)), leaf)[1], like)
     return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=impl[0])
+
+
+def generator_of(tree: Any) -> str | None:
+    """The generator of the first typed key in the tree; None where there is none."""
+    keys = (leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype") and is_key(leaf))
+    return next((str(jax.random.key_impl(key)) for key in keys), None)
 
 
 def leaves_of(tree: Any, name: str) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from jaxpg import _check
 from jaxpg._plan import require_max_steps
 from jaxpg._threefry import fold_in
 from jaxpg.algorithms.types import Algorithm
+from jaxpg.training._describe import acts_by_mode
 from jaxpg.training._position import Best, Position
+from jaxpg.training._records import column
 from jaxpg.training.evaluate import evaluate
 
 __all__ = ["COLUMNS", "Evaluator", "as_arrays"]
@@ -18,11 +20,11 @@ __all__ = ["COLUMNS", "Evaluator", "as_arrays"]
 # fold small numbers into it, so a large one is free.
 STREAM = np.uint32(zlib.crc32(b"jaxpg evaluation"))
 COLUMNS = {
-    "update": np.int64,
-    "total_env_steps": np.int64,
-    "episode_return": np.float64,
-    "episode_return_error": np.float64,
-    "episode_length": np.float64,
+    "update": np.zeros((), np.int64),
+    "total_env_steps": np.zeros((), np.int64),
+    "episode_return": np.zeros((), np.float64),
+    "episode_return_error": np.zeros((), np.float64),
+    "episode_length": np.zeros((), np.float64),
 }
 
 
@@ -32,7 +34,8 @@ class Evaluator:
     def __init__(self, algorithm: Algorithm, key: Any, every: Any, num_episodes: Any, deterministic: Any):
         self._every = _check.count("evaluate_every", every)
         self._num_episodes = _check.count("evaluation_episodes", num_episodes)
-        self._deterministic = _check.boolean("deterministic_evaluation", deterministic)
+        given = _check.optional(_check.boolean, "deterministic_evaluation", deterministic)
+        self._deterministic = acts_by_mode(algorithm) if given is None else given
         if algorithm.env is None or algorithm.policy is None:
             raise ValueError(
                 f"evaluate_every: {algorithm.name} has no env or policy to evaluate; build the Algorithm with env= and "
@@ -77,5 +80,5 @@ class Evaluator:
 
 
 def as_arrays(evaluations: tuple[dict[str, Any], ...]) -> dict[str, np.ndarray]:
-    """column -> [evaluation]."""
-    return {name: np.array([row[name] for row in evaluations], dtype) for name, dtype in COLUMNS.items()}
+    """column -> [evaluation]; NaN where a row lacks it."""
+    return {name: column(evaluations, name, like) for name, like in COLUMNS.items()}

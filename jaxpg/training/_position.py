@@ -120,7 +120,7 @@ def recent_return(blocks: tuple[Mapping[str, np.ndarray], ...], num_episodes: in
     for block in reversed(blocks):
         episodes = block.get("num_episodes", np.ones(len(block["env_steps"])))
         for count, value in zip(episodes[::-1], block["episode_return"][::-1], strict=True):
-            if count and np.isfinite(value):
+            if count > 0 and np.isfinite(value):
                 total, seen = total + float(count) * float(value), seen + int(count)
             if seen >= num_episodes:
                 return total / seen

@@ -7,12 +7,14 @@ import os
 import pathlib
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxpg.training._files import replace_file
 
-__all__ = ["Records", "as_plain", "free_name", "json_line", "to_float"]
+__all__ = ["Records", "as_plain", "column", "free_name", "json_line", "to_float"]
 
 
 def as_plain(value: Any) -> Any:
@@ -37,6 +39,12 @@ def to_float(value: Any) -> Any:
     if isinstance(value, list):
         return [to_float(entry) for entry in value]
     return float("nan") if value is None else float(value) if isinstance(value, str) else value
+
+
+def column(rows: Sequence[Mapping[str, Any]], name: str, like: np.ndarray) -> np.ndarray:
+    """What the rows have under a name, as an array [row, …]; NaN where one lacks it, and then of float64."""
+    values = [to_float(row[name]) if name in row else np.full(like.shape, np.nan) for row in rows]
+    return np.asarray(values, like.dtype if all(name in row for row in rows) else np.float64)
 
 
 def json_line(row: Mapping[str, Any]) -> bytes:
@@ -90,23 +98,27 @@ class Records:
         return {"bytes": self._size, "sha256": self._digest.hexdigest()}
 
     @classmethod
-    def resume(cls, path: pathlib.Path, mark: Mapping[str, Any], num_updates: int) -> tuple["Records", list[dict]]:
-        """The file as it was at `mark`, at update `num_updates`, and its rows.
+    def resume(
+        cls, path: pathlib.Path, mark: Mapping[str, Any], num_updates: int, like: Mapping[str, np.ndarray]
+    ) -> tuple["Records", list[dict], bool]:
+        """(the file as it was at `mark`, at update `num_updates`, its rows, whether it had been changed since).
 
-        What was written later, and a torn last line, is cut off: the run writes it again. If the file has been changed
-        since, the rows up to that update that can be read are kept, and the changed file beside them.
+        What was written later, and a torn last line, is cut off: the run writes it again. If the file has been changed,
+        the rows up to that update that can be read, with the names and the kinds of numbers in `like`, are kept, and
+        the changed file beside them.
         """
         data = path.read_bytes() if path.exists() else b""
         head = data[: mark["bytes"]]
-        if hashlib.sha256(head).hexdigest() == mark["sha256"]:
+        changed = hashlib.sha256(head).hexdigest() != mark["sha256"]
+        if not changed:
             rows = [json.loads(line) for line in head.splitlines()]
             if len(data) > len(head):
                 os.truncate(path, len(head))
         else:
-            rows = _readable(data, num_updates)
+            rows = _readable(data, num_updates, like)
             head = b"".join(json_line(row) for row in rows)
             aside = None
-            if data:
+            if data not in (b"", head):
                 aside = free_name(path.with_name(f"{path.name}.damaged"))
                 os.replace(path, aside)
                 replace_file(path, head)
@@ -119,15 +131,29 @@ class Records:
         records = cls(path)
         records._size = len(head)
         records._digest = hashlib.sha256(head)
-        return records, rows
+        return records, rows, changed
 
 
-def _readable(data: bytes, num_updates: int) -> list[dict]:
+def _readable(data: bytes, num_updates: int, like: Mapping[str, np.ndarray]) -> list[dict]:
     """The rows that can be read of the updates up to `num_updates`, in their order, one for each."""
     rows: dict[int, dict] = {}
     for line in data.splitlines():
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
             row = json.loads(line)
-            if isinstance(row["update"], int) and 1 <= row["update"] <= num_updates:
+            known = row.keys() - {"update"} == like.keys() - {"update"}
+            if not (known and type(row["update"]) is int and 1 <= row["update"] <= num_updates):
+                continue
+            if all(_fits(row[name], entry) for name, entry in like.items()):
                 rows.setdefault(row["update"], row)
     return [rows[update] for update in sorted(rows)]
+
+
+def _fits(value: Any, like: np.ndarray) -> bool:
+    """Whether it can be what was written of an array of that shape and dtype."""
+    number = np.asarray(to_float(value))
+    kinds = {"b": "b", "i": "iu", "u": "iu"}.get(like.dtype.kind, "fiu")
+    return (
+        number.shape == like.shape
+        and number.dtype.kind in kinds
+        and (kinds != "iu" or np.array_equal(number, number.astype(like.dtype)))
+    )

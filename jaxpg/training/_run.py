@@ -155,7 +155,7 @@ class Run:
         if not self._refused or self._warned:
             return
         update = self.position.num_updates - len(block["env_steps"]) + int(refused[0]) + 1
-        self.problem = describe_refused(block, int(refused[0]), update, self.nonfinite != "skip")
+        self.problem = describe_refused(self.algorithm, block, int(refused[0]), update, self.nonfinite != "skip")
         if self.nonfinite == "skip":
             self._warned = True
             message = f"{self.problem}. Further ones are counted (result.num_nonfinite), not shown"

@@ -15,10 +15,19 @@ import numpy as np
 
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.training import checkpoints
-from jaxpg.training._describe import about, fingerprint, key_from_record, key_record, state_shapes, versions
+from jaxpg.training._describe import (
+    about,
+    fingerprint,
+    generator_of,
+    key_from_record,
+    key_record,
+    state_shapes,
+    versions,
+)
+from jaxpg.training._evaluator import COLUMNS
 from jaxpg.training._files import check_manifest, check_writable, locked, remove_folder, replace_file
 from jaxpg.training._position import Best, Position
-from jaxpg.training._records import Records, free_name, to_float
+from jaxpg.training._records import Records, column, free_name, to_float
 
 __all__ = ["Store"]
 
@@ -38,6 +47,7 @@ class Store:
         self._tried_at, self._tried_time, self._save_seconds = 0, time.monotonic(), 0.0
         self._key: Any = None
         self._start: dict[str, Any] = {}
+        self._unsaved_best: Best | None = None  # Whose write has failed, or was cut off.
 
     @classmethod
     @contextlib.contextmanager
@@ -64,6 +74,7 @@ class Store:
             store._start = {
                 "key": None if key is None else key_record(key),
                 "state": None if state is None else fingerprint(state),
+                "generator": generator_of(key if state is None else state),
             }
             yield store, key, None, 0.0
 
@@ -81,30 +92,38 @@ class Store:
         path = self._checkpoints / name
         info = checkpoints.read_info(path)
         self._check_start(info["start"], key, state)
-        like = checkpoints.template(self._algorithm, state)
+        like = checkpoints.template(self._algorithm, info, state)
         checkpoint = checkpoints.restore(path, info, self._algorithm, like)
         checkpoints.warn_of_versions(info, path)
         for other, problem in damaged.items():
             self._set_aside(self._checkpoints / other, problem, name)
 
         updates = checkpoint.num_updates
-        marks = info["records"]
-        self._metrics, rows = Records.resume(self._metrics.path, marks["metrics"], updates)
-        self._evaluations, evaluations = Records.resume(self._evaluations.path, marks["evaluations"], updates)
+        marks, like = info["records"], _arrays_like(info["metrics"])
+        self._metrics, rows, changed = Records.resume(self._metrics.path, marks["metrics"], updates, like)
+        self._evaluations, evaluations, also_changed = Records.resume(
+            self._evaluations.path, marks["evaluations"], updates, COLUMNS
+        )
         best = info["best"]
         self._start = info["start"]
         self._key = None if info["start"]["key"] is None else key_from_record(info["start"]["key"])
-        self._saved = (updates, len(evaluations))
+        # A checkpoint fits the files that it counts on: where they had been changed, another is due.
+        self._saved = None if changed or also_changed else (updates, len(evaluations))
         self._tried_at = checkpoint.num_env_steps
+        if not (self.path / "run.json").exists():  # Killed between the first checkpoint and it.
+            with self._reported("run.json", self.path / "run.json"):
+                self._write_run(info["about"], info["versions"], info["saved"] if updates == 0 else None)
         position = Position(
             state=checkpoint.state,
-            blocks=_block_of(rows, info["metrics"]),
+            blocks=_block_of(rows, like),
             num_updates=updates,
             num_env_steps=checkpoint.num_env_steps,
             evaluations=tuple({k: to_float(v) for k, v in row.items()} for row in evaluations),
             evaluated_at=info["evaluated_at"],
             best=None if best is None else Best(checkpoint.best_params, **best),
         )
+        if position.best is not None and not self._has_best(position.best.num_updates):
+            self._unsaved_best = position.best
         return position, checkpoint.seconds
 
     def _check_start(self, start: Mapping[str, Any], key: Any, state: Any) -> None:
@@ -138,7 +157,10 @@ class Store:
     def begin(self, position: Position) -> None:
         """The first checkpoint, before anything is computed: OSError or ValueError if it cannot be written."""
         self._save(position, 0.0)
-        content = {**about(self._algorithm), "start": self._start, "versions": versions(), "started": _now()}
+        self._write_run(about(self._algorithm), versions(), _now())
+
+    def _write_run(self, what: Mapping[str, Any], found: Mapping[str, str], started: str | None) -> None:
+        content = {**what, "start": self._start, "versions": found, "started": started}
         replace_file(self.path / "run.json", (json.dumps(content, indent=1) + "\n").encode())
 
     def record(self, rows: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
@@ -161,18 +183,21 @@ class Store:
 
     def save(self, position: Position, seconds: float) -> None:
         """Writes a checkpoint, if there is anything new, and removes old ones; a failure is a warning."""
+        if self._unsaved_best is not None:
+            self.save_best(self._unsaved_best)
         if self._saved == (position.num_updates, len(position.evaluations)):
             return
         with self._reported("a checkpoint", self._checkpoints / f"{position.num_updates:08d}"):
             self._save(position, seconds)
 
     def save_best(self, best: Best) -> None:
-        """Writes the best parameters; a failure is a warning."""
-        name = f"{best.num_updates:08d}"
-        with self._reported("the best parameters", self._best / name):
+        """Writes the best parameters; a failure is a warning, and the next `save` tries again."""
+        self._unsaved_best = best
+        with self._reported("the best parameters", self._best / f"{best.num_updates:08d}"):
+            if self._has_best(best.num_updates):  # Written before the run was killed and went on from an older one.
+                self._unsaved_best = None
+                return
             names = checkpoints.checkpoint_names(self._best)
-            if name in names and check_manifest(self._best / name) is None:
-                return  # Written before the run was killed and went on from an older checkpoint.
             written = checkpoints.write_checkpoint(
                 self._best,
                 best.num_updates,
@@ -184,9 +209,17 @@ class Store:
                     "state": state_shapes(best.params),
                 },
             )
+            self._unsaved_best = None
             for other in names:
                 if other != written.name:
                     remove_folder(self._best / other)
+
+    def _has_best(self, num_updates: int) -> bool:
+        """Whether the parameters after that update are there, and whole."""
+        names = checkpoints.checkpoint_names(self._best)
+        return any(
+            checkpoints.update_of(name) == num_updates and check_manifest(self._best / name) is None for name in names
+        )
 
     def _save(self, position: Position, seconds: float) -> None:
         self._tried_at, start = position.num_env_steps, time.monotonic()
@@ -206,7 +239,7 @@ class Store:
                     "start": self._start,
                     "about": about(self._algorithm),
                     "state": state_shapes(position.state),
-                    "metrics": _dtypes(position.blocks),
+                    "metrics": _kinds(position.blocks),
                     "records": {"metrics": self._metrics.mark(), "evaluations": self._evaluations.mark()},
                     "evaluated_at": position.evaluated_at,
                     "best": None if best is None else {k: v for k, v in best._asdict().items() if k != "params"},
@@ -238,12 +271,17 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _dtypes(blocks: tuple[dict[str, np.ndarray], ...]) -> dict[str, str]:
-    return {name: str(values.dtype) for block in blocks[-1:] for name, values in block.items()}
+def _kinds(blocks: tuple[dict[str, np.ndarray], ...]) -> dict[str, list]:
+    """metric -> [dtype, shape at one update]."""
+    return {name: [str(x.dtype), list(x.shape[1:])] for block in blocks for name, x in block.items()}
 
 
-def _block_of(rows: list[dict], dtypes: Mapping[str, str]) -> tuple[dict[str, np.ndarray], ...]:
+def _arrays_like(kinds: Mapping[str, list]) -> dict[str, np.ndarray]:
+    return {name: np.zeros(shape, jnp.dtype(dtype)) for name, (dtype, shape) in kinds.items()}
+
+
+def _block_of(rows: list[dict], like: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], ...]:
     """The rows of metrics.jsonl as one block, bit for bit what was written."""
     if not rows:
         return ()
-    return ({name: np.asarray([to_float(row[name]) for row in rows], jnp.dtype(t)) for name, t in dtypes.items()},)
+    return ({name: column(rows, name, entry) for name, entry in like.items()},)

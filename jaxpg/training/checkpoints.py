@@ -70,7 +70,7 @@ def load_checkpoint(directory: Any, algorithm: Algorithm, update: int | None = N
         raise FileNotFoundError(f"directory: there is no checkpoint in {path / 'checkpoints'}")
     if update is not None:
         update = _check.count("update", update, 0)
-        numbers = [int(name.split(".")[0]) for name in names]
+        numbers = [update_of(name) for name in names]
         if update not in numbers:
             raise FileNotFoundError(f"update must be one of {sorted(set(numbers))}, those of {path}; got {update}")
         names = [name for name, number in zip(names, numbers) if number == update]
@@ -78,7 +78,7 @@ def load_checkpoint(directory: Any, algorithm: Algorithm, update: int | None = N
     for other, problem in damaged.items():
         warnings.warn(f"checkpoint {path / 'checkpoints' / other} is damaged: {problem}", RuntimeWarning, stacklevel=2)
     info = read_info(path / "checkpoints" / name)
-    return restore(path / "checkpoints" / name, info, algorithm, template(algorithm))
+    return restore(path / "checkpoints" / name, info, algorithm, template(algorithm, info))
 
 
 def load_best(directory: Any, policy: Policy) -> tuple[Any, Mapping[str, Any]]:
@@ -109,10 +109,10 @@ def as_path(argument: str, value: Any) -> pathlib.Path:
     return pathlib.Path(value).expanduser().absolute()
 
 
-def template(algorithm: Algorithm, state: Any = None) -> Any:
-    """The structure, shapes and dtypes of the algorithm's state."""
+def template(algorithm: Algorithm, info: Mapping[str, Any], state: Any = None) -> Any:
+    """The structure, shapes and dtypes of the algorithm's state, with keys of the generator that the run has."""
     if state is None:
-        return jax.eval_shape(algorithm.init, jax.random.key(0))
+        return jax.eval_shape(lambda: algorithm.init(jax.random.key(0, impl=info["start"].get("generator"))))
     return jax.eval_shape(lambda: state)
 
 
@@ -121,6 +121,11 @@ def checkpoint_names(folder: pathlib.Path) -> list[str]:
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     matches = [match for match in map(_NAME.fullmatch, names) if match is not None]
     return [m.group() for m in sorted(matches, key=lambda m: (int(m.group(1)), int(m.group(2) or 0)))]
+
+
+def update_of(name: str) -> int:
+    """The number of the update that the checkpoint of that name stands behind."""
+    return int(name.split(".")[0])
 
 
 def newest_whole(folder: pathlib.Path, names: list[str]) -> tuple[str, dict[str, str]]:
@@ -139,7 +144,7 @@ def write_checkpoint(folder: pathlib.Path, num_updates: int, trees: Mapping[str,
     """Writes the trees and `info` as the folder's newest checkpoint; a failure leaves those before as they are."""
     folder.mkdir(parents=True, exist_ok=True)
     sync_folder(folder.parent)
-    taken = [name for name in checkpoint_names(folder) if int(name.split(".")[0]) == num_updates]
+    taken = [name for name in checkpoint_names(folder) if update_of(name) == num_updates]
     name = f"{num_updates:08d}" + (f".{int(_NAME.fullmatch(taken[-1]).group(2) or 0) + 1}" if taken else "")  # type: ignore
     part = folder / f".part-{name}"
     try:

@@ -71,7 +71,7 @@ def train(
     progress: bool | None = None,
     evaluate_every: int | None = None,
     evaluation_episodes: int = 128,
-    deterministic_evaluation: bool = False,
+    deterministic_evaluation: bool | None = None,
     loggers: Any = (),
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 3,
@@ -86,7 +86,10 @@ def train(
     **Resuming.** With a directory that holds checkpoints, the run goes on from the newest one that is whole, and ends
     bit for bit like one that was never interrupted (same machine, same versions): parameters, history, evaluations.
     `num_env_steps` then counts from the run's first start; a larger one prolongs a run (whose evaluation at its former
-    end stays). Another key, state, configuration or network is refused with the differences.
+    end stays). Another key, state, configuration, network, or environment of another name, episode limit or spaces is
+    refused with the differences. What cannot be compared is taken to be the same: what an optimiser does that was given
+    as an object, such as its learning rate (only the shapes of its state are compared), and whatever else of an
+    environment is hidden in its functions, such as physical constants. Functions of your own count by their names.
 
     **Files** in the directory:
 
@@ -112,7 +115,8 @@ def train(
       progress: draw a progress bar; default: where the output is a terminal.
       evaluate_every: env steps. The parameters are evaluated after the first update that reaches each multiple of it,
         and at the end. The episodes have keys of their own, others each time: training is the same without.
-      evaluation_episodes, deterministic_evaluation: `num_episodes` and `deterministic` of `evaluate`.
+      evaluation_episodes, deterministic_evaluation: `num_episodes` and `deterministic` of `evaluate`. By default the
+        latter is `algorithm.config["deterministic"]`, where there is one (PGPE trains the mode), else False.
       loggers: from `jaxpg.loggers`, or your own.
       checkpoint_every: env steps between checkpoints; default about a minute. There is always one at the end.
       keep_checkpoints: how many are kept.
