@@ -6,14 +6,16 @@ actions taken as in training: sampled, or the mode (PGPE, which explores in the 
 seeds, the interquartile mean with its 95% bootstrap interval (percentile, over seeds), and how many seeds reach the
 target.
 
-    python -m benchmarks returns [--only ppo/CartPole-v1 …] [--seeds 10] [--quick]
+    python -m benchmarks returns [--only ppo/CartPole-v1 …] [--seeds 10] [--processes 2] [--quick]
 
 Results are collected in benchmarks/results/returns_<backend>.json, a line for each pair that has been run;
 docs/returns.md is made of it.
 """
 
 import argparse
+import concurrent.futures
 import json
+import os
 import sys
 
 import jax
@@ -62,27 +64,47 @@ def interquartile_mean(values):
     return float(stats.trim_mean(values, 0.25))
 
 
-def measure(algorithm_name, env_name, seeds, num_env_steps, episodes):
-    """One line: `seeds` runs at once, and what their policies earn."""
+class Runner:
+    """Trains seeds and plays their policies; on one core where it is told which."""
+
+    def __init__(self, core=None):
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+        set_xla_flags()
+
+    def run(self, algorithm_name, env_name, part, seeds, steps, episodes):
+        """Seeds part[0] … part[1] − 1 of `seeds`: the mean return of each, and how long it took."""
+        plain_name = env_name.removesuffix(NO_MEMORY)
+        env = jaxpg.make(plain_name)
+        algorithm = presets.make(algorithm_name, env, steps, **({} if plain_name == env_name else {"network": "mlp"}))
+        chosen = slice(*part)
+        train_keys, test_keys = (jax.random.split(key, seeds)[chosen] for key in jax.random.split(jax.random.key(2026)))
+        runs = train_seeds(algorithm, train_keys, steps)
+        deterministic = bool(algorithm.config.get("deterministic", False))
+
+        def score(key, params):
+            return jaxpg.evaluate(
+                key, env, algorithm.policy, params, num_episodes=episodes, deterministic=deterministic
+            ).returns
+
+        returns = np.asarray(jax.jit(jax.vmap(score))(test_keys, runs.params), float).mean(axis=1)
+        config = json.loads(json.dumps(dict(algorithm.config), default=str))
+        return returns.tolist(), runs.compile_seconds, runs.run_seconds, config
+
+
+def measure(runners, algorithm_name, env_name, seeds, num_env_steps, episodes):
+    """One line: the seeds laid over the runners, all at once, and what their policies earn."""
     from scipy import stats
 
-    changes, plain_name = {}, env_name.removesuffix(NO_MEMORY)
-    if plain_name != env_name:
-        changes = {"network": "mlp"}
-    env = jaxpg.make(plain_name)
-    steps = num_env_steps or presets.PRESETS[algorithm_name][plain_name]["num_env_steps"]
-    algorithm = presets.make(algorithm_name, env, steps, **changes)
-    train_key, test_key = jax.random.split(jax.random.key(2026))
-    runs = train_seeds(algorithm, jax.random.split(train_key, seeds), steps)
-
-    deterministic = bool(algorithm.config.get("deterministic", False))
-
-    def score(key, params):
-        return jaxpg.evaluate(
-            key, env, algorithm.policy, params, num_episodes=episodes, deterministic=deterministic
-        ).returns
-
-    returns = np.asarray(jax.jit(jax.vmap(score))(jax.random.split(test_key, seeds), runs.params), float).mean(axis=1)
+    steps = num_env_steps or presets.PRESETS[algorithm_name][env_name.removesuffix(NO_MEMORY)]["num_env_steps"]
+    cuts = np.linspace(0, seeds, len(runners) + 1).astype(int).tolist()
+    with concurrent.futures.ThreadPoolExecutor(len(runners)) as pool:
+        waiting = [
+            pool.submit(runner.ask, "run", algorithm_name, env_name, part, seeds, steps, episodes)
+            for runner, part in zip(runners, zip(cuts, cuts[1:]))
+        ]
+        returns, compile_seconds, run_seconds, configs = zip(*(future.result() for future in waiting))
+    returns = np.concatenate(returns)
     low, high = np.nan, np.nan
     if seeds > 2:
         interval = stats.bootstrap(
@@ -98,10 +120,11 @@ def measure(algorithm_name, env_name, seeds, num_env_steps, episodes):
         "iqm": interquartile_mean(returns),
         "iqm_low": low,
         "iqm_high": high,
-        "compile_seconds": runs.compile_seconds,
-        "run_seconds": runs.run_seconds,
-        "steps_per_second": seeds * steps / runs.run_seconds,
-        "config": json.loads(json.dumps(dict(algorithm.config), default=str)),
+        "processes": len(runners),
+        "compile_seconds": max(compile_seconds),
+        "run_seconds": max(run_seconds),
+        "steps_per_second": seeds * steps / max(run_seconds),
+        "config": configs[0],
         "machine": common.machine(),
     }
 
@@ -129,6 +152,7 @@ def main(arguments=None):
     parser.add_argument("--only", nargs="+", metavar="ALGORITHM/ENV", help="these lines instead of all")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--episodes", type=int, default=100, help="of the evaluation of each seed")
+    parser.add_argument("--processes", type=int, default=1, help="share the seeds among processes of one core each")
     parser.add_argument("--num-env-steps", type=int, help="in the place of the presets' budgets; nothing is written")
     parser.add_argument("--quick", action="store_true", help="a few steps of one line, to see that it runs")
     options = parser.parse_args(arguments)
@@ -136,13 +160,15 @@ def main(arguments=None):
     unknown = sorted(set(options.only or []) - set(names))
     if unknown:
         parser.error(f"--only must name some of {', '.join(names)}; got {', '.join(unknown)}")
-    set_xla_flags()
     chosen = options.only or (names[:1] if options.quick else names)
     steps = options.num_env_steps or (20_000 if options.quick else None)
     file = common.result_path(f"returns_{jax.default_backend()}", quick=False)
+    runners = [common.InProcess("returns", Runner)]
+    if options.processes > 1:
+        runners = [common.Process(f"core {core}", Runner, core) for core in range(options.processes)]
     for name in chosen:
         seeds = 2 if options.quick else options.seeds
-        line = measure(*name.split("/", 1), seeds, steps, options.episodes)
+        line = measure(runners, *name.split("/", 1), seeds, steps, options.episodes)
         print(
             f"{name}: mean {line['mean']:.2f}, IQM {line['iqm']:.2f} [{line['iqm_low']:.2f}, {line['iqm_high']:.2f}] "
             f"of {seeds} seeds after {line['num_env_steps']:,} steps, {line['run_seconds']:.0f} s", flush=True,
@@ -152,6 +178,8 @@ def main(arguments=None):
             lines[name] = line
             common.write_json(file, lines)
             PAGE.write_text(page(lines), encoding="utf-8")
+    for runner in runners:
+        runner.close()
     return 0
 
 

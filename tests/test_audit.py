@@ -71,7 +71,6 @@ def judge(weight, baseline, num_episodes=4, against_truth=False, seed=1, **optio
 # --- Every estimator of the table -------------------------------------------------------------------------------------
 
 FAST = (
-    "total return, optimal constant",
     "reward-to-go, leave-one-out",
     "off-policy, per decision",
     "V-trace, off-policy",
@@ -93,6 +92,7 @@ def test_mean_is_the_exact_mean(name, record_property):
     assert verdict.detectable < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", [pytest.param("antithetic"), pytest.param("quasi", marks=pytest.mark.slow)])
 def test_dependent_episodes_have_the_same_mean(scheme):
     sampling = {"antithetic": jaxpg.sampling.antithetic(), "quasi": jaxpg.sampling.quasi_monte_carlo(4)}[scheme]

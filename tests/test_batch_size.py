@@ -73,6 +73,7 @@ def test_two_batches_have_no_bias():
     assert joint_p_value(swapped) < 1e-6
 
 
+@pytest.mark.slow
 def test_one_batch_has_no_bias():
     def each(small, large):
         found = jax.vmap(batch_size.noise_scale)(large)

@@ -170,6 +170,7 @@ def test_played_and_stored_in_double_precision(x64, key):
         close(getattr(played, field), getattr(stored, field), 1e-11)
 
 
+@pytest.mark.slow
 def test_lanes_chunks_blocks_and_cut_buffers_change_rounding_only(key):
     """Importance weights, the optimal baseline, single episodes and pairs at once; a buffer of one longest episode's
     rows cuts others short, which are played again."""
@@ -416,6 +417,7 @@ def test_all_actions_of_a_joint_distribution_are_those_counted_by_hand(key):
 # --- num_episodes="auto" ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acting", [None, pytest.param("self_normalized", marks=slow)])
 def test_auto_stops_where_its_target_is_met(acting, key):
     """256 · 2^k episodes, the least with √trace ≤ target or snr ≥ target; under `vmap` each member stops by itself."""

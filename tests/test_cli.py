@@ -1013,6 +1013,7 @@ def algorithm():
     )
 
 
+@pytest.mark.slow
 def test_seeds_run_as_they_would_alone_and_each_to_its_own_end(algorithm, key):
     keys = jax.random.split(key, 3)
     runs = train_seeds(algorithm, keys, 700)

@@ -131,6 +131,7 @@ def compared(seed, names):
 ALL = tuple(estimators(np.zeros(3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "names"), [(2, FEW), *(pytest.param(seed, ALL, marks=pytest.mark.slow) for seed in (2, 6, 7))]
 )

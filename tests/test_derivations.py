@@ -301,6 +301,7 @@ def check_convergence(kind):
     assert not audit(wrong, np.asarray(gradient), np.asarray(covariances[kind]) / SIZES[-1]).passed
 
 
+@pytest.mark.slow
 def test_sampled_states_actions_and_values_converge_to_it():
     check_convergence(0)
 
@@ -405,6 +406,7 @@ def test_a_small_step_along_the_gradient_raises_the_return_by_its_squared_length
     np.testing.assert_allclose(slope, problem.gradient @ problem.gradient, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_ascending_the_estimate_reaches_the_optimum_of_a_small_mdp():
     """500 steps of 32 episodes on 8 MDPs, θ ← θ + ĝ/√(1 + i/100): within 2% of the way from the uniform policy.
 

@@ -388,6 +388,7 @@ def exact_moments(problem, values, num_episodes):
     return mean, (terms - mean).T @ ((terms - mean) * paths.probability[:, None]) / num_episodes
 
 
+@pytest.mark.slow
 def test_sampled_gradients_and_hessians(record_property):
     """A χ² audit with the exact covariance over 12 random MDPs; it must reject the Hessian that λ = 1/2 biases."""
     items = problems(seed=4, num_mdps=12)
@@ -520,6 +521,7 @@ def test_prisoners_dilemma_without_end_sampled():
 # --- As a function ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_objective_under_transformations(key):
     """Its gradient is `policy_gradient`'s, also where episodes are cut; a Hessian-vector product; keys are mapped."""
     env = Problem(0).mdp().environment(max_steps=2)

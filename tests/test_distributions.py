@@ -223,6 +223,7 @@ def test_draws_have_their_probabilities(name):
     assert scipy.stats.chisquare(counts[possible], 100_000 * probs[possible] / probs.sum()).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @every
 def test_transformations(name):
     """jit and scan without leaks, with strict dtypes and key-reuse checks; a pytree all the way."""

@@ -108,6 +108,7 @@ SLOW = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weight", "baseline"), [*FAST, *(pytest.param(w, b, marks=pytest.mark.slow) for w, b in SLOW)]
 )
@@ -343,6 +344,7 @@ def test_vmap_over_keys_and_params_is_a_loop(key):
         close(jax.tree.map(lambda x, i=i: x[i], both)._replace(utilization=0), one._replace(utilization=0), 1e-4)
 
 
+@pytest.mark.slow
 def test_vmap_over_hyperparameters(key):
     """Discounts, environment parameters, baselines and captured network constants may all be mapped."""
 

@@ -234,6 +234,7 @@ def standardized_difference(theirs, ours):
     return (theirs.mean() - ours.mean()) / math.sqrt(variance)
 
 
+@pytest.mark.slow
 def test_fixed_policies_give_gymnasiums_mean_returns():
     """All z together: Σ z² is χ² with one degree of freedom for each case; false alarm 1e-4 (the seeds are fixed)."""
     z = {}

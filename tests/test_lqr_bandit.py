@@ -100,6 +100,7 @@ def regulator_sampler(kind):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes, kind",
     [

@@ -259,6 +259,7 @@ def sampled_fisher(trajectory, logits, num_episodes, discount, fisher):
     return total / num_episodes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fisher", "discounted"), [("exact", False), ("empirical", True)])
 def test_an_estimate_is_that_of_the_first_episodes(x64, key, fisher, discounted):
     """(F̂ + λI) x = ĝ with F̂ made of the episodes 0 … M − 1 of the same key, and everything that is reported.
@@ -325,6 +326,7 @@ def asymptotic_covariance(problem, x, discounted, fisher):
     return inverse @ (z.T @ (z * paths.probability[:, None])) @ inverse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fisher", "discounted"), [("exact", True), pytest.param("empirical", False, marks=pytest.mark.slow)]
 )

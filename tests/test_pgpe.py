@@ -93,6 +93,7 @@ def test_gradients_of_the_smoothed_objective(key, options, x64):
     assert p_value(estimates, TRUTH * np.array([1, 1, 1, 0.8])) < 1e-3  # The test has power.
 
 
+@pytest.mark.slow
 def test_a_baseline_lowers_the_variance(key, x64):
     """That of ∇_{log σ}, and of ∇_μ where there are no pairs; in pairs ∇_μ does without."""
     for antithetic in (True, False):

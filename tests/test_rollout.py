@@ -143,6 +143,7 @@ def test_no_row_is_spent_on_final_observations_nobody_asked_for(key):
     assert bool(trajectory.valid[:20].all()) and not bool(trajectory.valid[20:].any())
 
 
+@pytest.mark.slow
 def test_unfinished_episodes_are_played_again_whole(key):
     """With room for a few rows only, every episode still comes out once, by its own key."""
     env = countdown(10)

@@ -119,6 +119,7 @@ def test_normals_are_scipys_inverse_in_double_precision(x64):
     check_normals(1e-12)
 
 
+@pytest.mark.slow
 def test_every_uniform_gives_an_allowed_finite_action():
     """Also the ends of the closed interval, and the last floats before them."""
     ends = jnp.array([0.0, 1e-45, 2.0**-24, 1 - 2.0**-24, 1.0], jnp.float32)

@@ -121,6 +121,7 @@ def test_the_budget_is_met_by_the_fewest_whole_updates(critic, key):
     assert all(len(v) == len(steps) for v in result.history.values())
 
 
+@pytest.mark.slow
 def test_blocks_do_not_matter_and_a_run_goes_on_where_it_stopped(key):
     algorithm = small(True)
     whole = jaxpg.train(algorithm, key, num_env_steps=1500, progress=False)
@@ -174,6 +175,7 @@ def test_a_diverged_run_stops_and_says_so(key):
     assert result.stopped == "nonfinite" and result.num_env_steps < 10**6
 
 
+@pytest.mark.slow
 def test_training_is_vmapped_over_seeds_and_learning_rates(key):
     env = jaxpg.make("CartPole-v1", max_steps=20)
     policy = jaxpg.policies.mlp(env, (8,))

@@ -275,6 +275,7 @@ def divergence(old, new, valid):
     return kl[np.asarray(valid)].mean()
 
 
+@pytest.mark.slow
 def test_no_gradient_no_step(key):
     env = line(scale=0.0)
     for make in (npg, trpo):

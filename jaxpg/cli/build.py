@@ -54,7 +54,9 @@ def _built(option: Option, value: Any, env: Any) -> Any:
 
 def acts_by_mode(algorithm: Any, given: bool | None) -> bool:
     """Whether episodes that show what was learned take the mode: as asked for, else as the algorithm trains."""
-    return bool(algorithm.config.get("deterministic", False)) if given is None else given
+    from jaxpg.training._describe import acts_by_mode
+
+    return acts_by_mode(algorithm) if given is None else given
 
 
 def num_parameters(params: Any) -> int:
