@@ -59,8 +59,8 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         # Exploration is in the parameters: a linear policy with gains of about ±100 rocks the car out of the valley in
         # some of the draws, which noise in the actions does not.
         "MountainCarContinuous-v0": dict(
-            num_perturbations=256, initial_std=100.0, learning_rate=5.0, std_learning_rate=0.03,
-            num_env_steps=80_000_000, policy=dict(hidden_sizes=()),
+            num_perturbations=512, initial_std=100.0, learning_rate=5.0, std_learning_rate=0.02,
+            num_env_steps=150_000_000, policy=dict(hidden_sizes=()),
         ),
     },
 }  # fmt: skip
