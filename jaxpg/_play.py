@@ -234,14 +234,13 @@ def _on_devices(
     play: Callable, job: Job, key: jax.Array, params: Any, first: Any, last: Any, id_ends: jax.Array
 ) -> Moments:
     """`play` on every device of the mesh, each its share of the range, and the merged moments."""
-    given = job.mesh
-    if given is None:
+    mesh = job.mesh
+    if mesh is None:
         raise TypeError("mesh is None")
-    names = tuple(given.axis_names)
-    mesh = jax.sharding.Mesh(given.devices, names)  # With automatic axes, whatever the given mesh has.
+    names = tuple(mesh.axis_names)
 
     def on_device(key, params, first, last, id_ends):
-        shares = jnp.stack(_shares(first, last, job.layout.peer_group_size, given.size))
+        shares = jnp.stack(_shares(first, last, job.layout.peer_group_size, mesh.size))
         device = jax.lax.axis_index(names)
         moments = play(key, params, shares[device], shares[device + 1], id_ends)
         total = jax.lax.psum(moments, names)

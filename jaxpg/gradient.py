@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg import _check, _groups, baselines, weights
+from jaxpg import _check, _groups, _mesh, baselines, weights
 from jaxpg import sampling as sampling_schemes
 from jaxpg._accumulate import Terms
 from jaxpg._batching import any_member
@@ -55,7 +55,7 @@ def policy_gradient(
     num_lanes: int | None = None,
     block_size: int | None = None,
     buffer_bytes: int | None = None,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: Any = None,
 ) -> Callable[[Any, Any], GradientEstimate]:
     """Builds (key, params) -> GradientEstimate, the policy gradient averaged over `num_episodes` whole episodes.
 
@@ -94,7 +94,7 @@ def policy_gradient(
       block_size: steps of one block of the backward pass.
       buffer_bytes: most bytes of the buffers that hold steps, for one device and one member of a `vmap`; default 6 to
         24 MiB on a CPU, and 256 MiB where a baseline needs whole groups in memory.
-      mesh: devices to lay the episodes over, along all its axes.
+      mesh: None for one device, "auto" for all, or a `jax.sharding.Mesh`; the episodes are laid over its devices.
     Raises:
       ValueError, TypeError: for arguments out of range, an environment without limit or of wrong structure, a policy
         that does not fit it; and, where `key` and `params` are concrete, for rewards that are not finite.
@@ -113,7 +113,7 @@ def policy_gradient(
         "block_size": _check.optional(_check.count, "block_size", block_size),
         "buffer_bytes": _check.optional(_check.count, "buffer_bytes", buffer_bytes),
     }
-    _check.optional(_check.instance, "mesh", mesh, jax.sharding.Mesh)
+    mesh = _mesh.as_mesh("mesh", mesh)
     terms = Terms(
         policy, weight, baseline, _check.optional(_check.number, "entropy_coefficient", entropy_coefficient, 0)
     )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpg import _check
+from jaxpg import _check, _mesh
 from jaxpg._batching import any_member, write_row
 from jaxpg._plan import default, require_max_steps, row_bytes, worst_rows
 from jaxpg._threefry import fold_in
@@ -224,19 +224,26 @@ def collect(
     _check.instance("policy", policy, Policy)
     longest = require_max_steps(env) + final_rows
     num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
-    num_rows = worst_rows(num_episodes, num_lanes, longest)
+    devices = 1 if (mesh := _mesh.current()) is None else mesh.size
+    _mesh.divides("num_episodes", num_episodes)
+    share, lanes = num_episodes // devices, max(num_lanes // devices, 1)
+    num_rows = worst_rows(share, lanes, longest)
 
     player = Player(env=env, policy=policy, discount=discount, final_rows=final_rows)
     row = jax.eval_shape(lambda params: strong(play_step(player, params, reset_lane(player, key, 0))[1]), params)
-    num_bytes = num_rows * num_lanes * row_bytes(row)
+    num_bytes = num_rows * lanes * row_bytes(row)
     if num_bytes > MOST_BYTES:
         raise ValueError(
             f"num_episodes: {num_episodes} episodes of {env.name} take up to {num_bytes:,} bytes, all steps kept; at "
             f"most {MOST_BYTES:,} are. Take fewer; policy_gradient needs no more memory for more episodes"
         )
-    buffer = jax.tree.map(lambda x: jnp.zeros((num_rows, num_lanes, *x.shape), x.dtype), row)
-    queue = Queue.of(0, num_episodes, num_lanes)
-    trajectory, _, statistics, _ = episodes(
-        player, params, key, queue, buffer, num_rows=num_rows, max_slots=num_episodes
-    )
-    return trajectory, statistics
+
+    def play(first: jax.Array, params: Any, key: jax.Array) -> tuple[Trajectory, EpisodeStatistics]:
+        """The `share` episodes from `first[0]` on; each device plays its own."""
+        buffer = jax.tree.map(lambda x: jnp.zeros((num_rows, lanes, *x.shape), x.dtype), row)
+        queue = Queue.of(first[0], share, lanes)
+        trajectory, _, statistics, _ = episodes(player, params, key, queue, buffer, num_rows=num_rows, max_slots=share)
+        return trajectory._replace(episode=trajectory.episode + first[0]), statistics
+
+    firsts = share * jnp.arange(devices, dtype=jnp.int32)
+    return _mesh.along_devices(mesh, play, cut=(0,), axes=(1, 0))(firsts, params, key)

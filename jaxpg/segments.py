@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpg import _check
+from jaxpg import _check, _mesh
 from jaxpg._batching import any_member
 from jaxpg._threefry import fold_in
 from jaxpg.envs.base import Environment
@@ -66,6 +66,7 @@ def start_segments(env: Environment, policy: Policy, key: Any, num_lanes: int) -
     num_lanes = _check.count("num_lanes", num_lanes)
     key = _check.key("key", key)
     keys = jax.vmap(lambda lane: KeyWords.of(fold_in(key, lane)))(jnp.arange(num_lanes, dtype=jnp.uint32))
+    _mesh.divides("num_envs", num_lanes)
     first = jnp.zeros(num_lanes, jnp.int32)
     player = Player(env=env, policy=policy)
     return SegmentState(
@@ -112,13 +113,18 @@ def segment(
     num_steps = _check.count("num_steps", num_steps)
     player = Player(env=env, policy=policy, value=value, final_rows=final_rows)
 
-    def body(state: SegmentState, _):
-        lanes, row, ended, free = play_row(player, params, state.lanes)
-        statistics = EpisodeStatistics(lanes.time, lanes.returns, lanes.discounted_returns)
-        state = state._replace(lanes=lanes)
-        state = _hand_out_if_any(player, free, state)
-        return state, (row, ended, statistics)
+    def play(params: Any, state: SegmentState) -> tuple[SegmentState, tuple]:
+        def body(state: SegmentState, _):
+            lanes, row, ended, free = play_row(player, params, state.lanes)
+            statistics = EpisodeStatistics(lanes.time, lanes.returns, lanes.discounted_returns)
+            state = state._replace(lanes=lanes)
+            state = _hand_out_if_any(player, free, state)
+            return state, (row, ended, statistics)
 
-    state, (trajectory, finished, statistics) = jax.lax.scan(body, state, None, length=num_steps)
+        return jax.lax.scan(body, state, None, length=num_steps)
+
+    # Every device plays its own lanes: none waits for another's resets.
+    played = _mesh.along_devices(_mesh.current(), play, cut=(1,), axes=(0, 1))
+    state, (trajectory, finished, statistics) = played(params, state)
     last_value = None if value is None else jax.vmap(value)(state.lanes.observation, state.lanes.time)
     return state, Segment(trajectory, last_value, finished, statistics)

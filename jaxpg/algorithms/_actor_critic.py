@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpg import _check
+from jaxpg import _check, _mesh
 from jaxpg.algorithms._parts import (
     Parameters,
     RewardScale,
@@ -134,7 +134,7 @@ def actor_critic(
         policy_key, critic_key, episode_key, learner_key = jax.random.split(_check.key("key", key), 4)
         parameters = Parameters(policy.init(policy_key), None if critic is None else critic.init(critic_key))
         memory = None if critic is None else critic.initial_carry
-        return ActorCriticState(
+        return lay_out(ActorCriticState(
             params=parameters.policy,
             critic_params=parameters.critic,
             learner=learner.init(parameters),
@@ -144,7 +144,7 @@ def actor_critic(
             episode_key=episode_key,
             learner_key=learner_key,
             update=jnp.zeros((), jnp.int32),
-        )
+        ))  # fmt: skip
 
     def step(state: ActorCriticState) -> tuple[ActorCriticState, dict[str, Any]]:
         before = Parameters(state.params, state.critic_params)
@@ -189,7 +189,7 @@ def actor_critic(
             learner_key=state.learner_key,
             update=state.update + 1,
         )
-        return state, {
+        return lay_out(state), {
             "episode_return": mean_where(ended, played.statistics.returns),
             "episode_length": mean_where(ended, played.statistics.length),
             "num_episodes": jnp.sum(ended, dtype=jnp.int32),
@@ -203,6 +203,7 @@ def actor_critic(
     return Algorithm(
         init=init,
         step=step,
+        lay_out=lay_out,
         env=env,
         policy=policy,
         name=name,
@@ -216,6 +217,15 @@ def actor_critic(
         },
         episode_key=lambda state: state.episode_key,
     )
+
+
+def lay_out(state: ActorCriticState) -> ActorCriticState:
+    """The state with its lanes over the devices of the mesh."""
+    scale = state.reward_scale
+    if scale is not None:
+        scale = scale._replace(running=_mesh.constrain(scale.running, 0))
+    lanes, critic_carry = _mesh.constrain((state.lanes, state.critic_carry), 0)
+    return state._replace(lanes=lanes, critic_carry=critic_carry, reward_scale=scale)
 
 
 def forward(

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxpg import _check
+from jaxpg import _check, _mesh
 from jaxpg.algorithms._actor_critic import Batch
 from jaxpg.policies.base import Critic, Policy
 
@@ -63,7 +63,8 @@ def in_minibatches(
     count = batch.valid.shape[1] if whole_lanes else batch.valid.size
 
     def take(chosen: jax.Array) -> tuple[Batch, Any]:
-        taken, extra = jax.tree.map(lambda x: x[:, chosen], rows)
+        # On a mesh each device takes its part of the minibatch, whichever devices have played it.
+        taken, extra = _mesh.constrain(jax.tree.map(lambda x: x[:, chosen], rows), 1)
         last_value, policy_carry, critic_carry = jax.tree.map(lambda x: x[chosen], lanes)
         return taken._replace(last_value=last_value, policy_carry=policy_carry, critic_carry=critic_carry), extra
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpg import _check, rollout
+from jaxpg import _check, _mesh, rollout
 from jaxpg._plan import require_max_steps
 from jaxpg._threefry import fold_in
 from jaxpg.algorithms import _parts
@@ -171,14 +171,16 @@ def pgpe(
         noise_key, episode_key = keys_of(state, state.update)
         z = free(state.params, _normal_like(noise_key, state.params, n))
 
-        def perturbed(sign: jax.Array, index: jax.Array) -> EpisodeStatistics:
-            params = jax.tree.map(
-                lambda mean, log_std, z: mean + sign * jnp.exp(log_std) * z[index], state.params, state.log_std, z
-            )
-            return play(fold_in(episode_key, index), params)
+        def perturbed(draw: tuple, mean: Any, log_std: Any, episode_key: jax.Array) -> EpisodeStatistics:
+            def one(sign: jax.Array, index: jax.Array, z: Any) -> EpisodeStatistics:
+                params = jax.tree.map(lambda mean, s, z: mean + sign * jnp.exp(s) * z, mean, log_std, z)
+                return play(fold_in(episode_key, index), params)
 
-        draws = jnp.arange(n)
-        played = jax.vmap(lambda sign: jax.vmap(lambda index: perturbed(sign, index))(draws))(signs)
+            return jax.vmap(lambda sign: jax.vmap(lambda draw: one(sign, *draw))(draw))(signs)
+
+        _mesh.divides("num_perturbations", n)
+        on_devices = _mesh.along_devices(_mesh.current(), perturbed, cut=(0,), axes=1)
+        played = on_devices((jnp.arange(n), z), state.params, state.log_std, episode_key)
         fitness = jnp.mean(played.discounted_returns, axis=-1)  # [sign, draw]
         value = shaped(fitness, shaping)
         even = jnp.mean(value, axis=0)

@@ -25,6 +25,8 @@ class Algorithm:
       env, policy: what is trained, for evaluation and plots.
       name: for messages and files.
       config: the hyperparameters as plain data, for the record and for checkpoints.
+      lay_out: state -> state: the same, with what belongs to lanes cut over the devices of the mesh that the program is
+        traced for (`train(mesh=…)`); None: every device has all of it.
       episode_key: state -> the key by which `jaxpg.replay` plays the episodes of the update that led to the state.
     """
 
@@ -34,4 +36,5 @@ class Algorithm:
     policy: Policy | None = None
     name: str = "algorithm"
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    lay_out: Callable[[Any], Any] | None = None
     episode_key: Callable[[Any], Any] | None = None

@@ -7,11 +7,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from jaxpg import _mesh
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.lanes import strong
+from jaxpg.training._hosts import put
 
-__all__ = ["MAX_BLOCK", "Best", "Position", "all_finite", "history", "play_block", "recent_return"]
+__all__ = [
+    "MAX_BLOCK",
+    "Best",
+    "Position",
+    "all_finite",
+    "history",
+    "lay_out",
+    "play_block",
+    "recent_return",
+    "start",
+]
 
 MAX_BLOCK = 64  # Updates whose metrics a block can hold.
 MOST_LEFT = 2**31 - 1  # What a 32-bit counter holds; longer runs take more blocks.
@@ -47,28 +60,49 @@ class Position(NamedTuple):
     best: Best | None = None
 
 
-def play_block(algorithm: Algorithm, position: Position, left: int, limit: int, halt: bool) -> Position:
+def play_block(
+    algorithm: Algorithm, position: Position, left: int, limit: int, halt: bool, mesh: Mesh | None = None
+) -> Position:
     """Updates until `left` env steps are taken, at most `limit`; with `halt`, also until one was not applied."""
     left, limit = min(left, MOST_LEFT), min(limit, MAX_BLOCK)
-    state, metrics, count = _compiled(algorithm)(position.state, jnp.int32(left), jnp.int32(limit), jnp.bool_(halt))
-    block = {name: np.asarray(values[: int(count)]) for name, values in metrics.items()}
+    run = _compiled(algorithm, mesh)
+    state, metrics, count = run(position.state, jnp.int32(left), jnp.int32(limit), jnp.bool_(halt))
+    count = int(count)
+    block = {name: np.asarray(values)[:count] for name, values in metrics.items()}
     block["total_env_steps"] = position.num_env_steps + np.cumsum(block["env_steps"], dtype=np.int64)
     return position._replace(
         state=state,
         blocks=(*position.blocks, block),
-        num_updates=position.num_updates + int(count),
+        num_updates=position.num_updates + count,
         num_env_steps=int(block["total_env_steps"][-1]),
     )
 
 
+def start(algorithm: Algorithm, mesh: Mesh | None, key: Any) -> Any:
+    """The algorithm's first state."""
+    with _mesh.over(mesh):
+        state = strong(jax.jit(algorithm.init)(key))
+    return lay_out(algorithm, mesh, state)
+
+
+def lay_out(algorithm: Algorithm, mesh: Mesh | None, state: Any) -> Any:
+    """The state on the devices of the mesh: what belongs to lanes in parts, of the rest a copy on each."""
+    if mesh is None:
+        return state
+    state = put(state, _mesh.replicated(mesh))
+    if algorithm.lay_out is None:
+        return state
+    with _mesh.over(mesh):
+        return jax.jit(algorithm.lay_out)(state)
+
+
 @functools.lru_cache(maxsize=16)
-def _compiled(algorithm: Algorithm) -> Callable:
+def _compiled(algorithm: Algorithm, mesh: Mesh | None) -> Callable:
     """(state, env steps left, most updates, halt?) -> (state, metrics [MAX_BLOCK], updates done).
 
     One program for all blocks: how a run is cut into blocks then changes no bit of it.
     """
 
-    @jax.jit
     def run(state, left, limit, halt):
         shapes = jax.eval_shape(algorithm.step, state)[1]
         metrics = {name: jnp.zeros((MAX_BLOCK, *x.shape), x.dtype) for name, x in shapes.items()}
@@ -89,7 +123,23 @@ def _compiled(algorithm: Algorithm) -> Callable:
         state, metrics, count, _, _ = jax.lax.while_loop(going, body, start)
         return state, metrics, count
 
-    return run
+    if mesh is None:
+        return jax.jit(run)
+
+    whole = _mesh.replicated(mesh)
+    compiled: list[Callable] = []
+
+    def laid_out(state, *counters):
+        with _mesh.over(mesh):
+            return run(state, *counters)
+
+    def call(state, *counters):
+        if not compiled:  # The state leaves as it came: in the same parts, and the rest on every device.
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+            compiled.append(jax.jit(laid_out, out_shardings=(shardings, whole, whole)))
+        return compiled[0](state, *put(counters, whole))
+
+    return call
 
 
 @jax.jit

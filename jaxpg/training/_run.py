@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.training._evaluator import Evaluator, as_arrays
@@ -40,6 +41,7 @@ class Run:
     interrupt: Interrupt
     bar: Progress
     seconds_before: float
+    mesh: Mesh | None = None
     stopped: str = ""
     problem: str = ""  # Why a run that stopped as "nonfinite" did.
 
@@ -142,7 +144,9 @@ class Run:
             limit = _next_look(position.num_updates) - position.num_updates
         before = time.perf_counter()
         left = min(ends) - position.num_env_steps
-        self.position = position = play_block(self.algorithm, position, left, limit, self.nonfinite != "skip")
+        self.position = position = play_block(
+            self.algorithm, position, left, limit, self.nonfinite != "skip", self.mesh
+        )
         seconds = time.perf_counter() - before
         self._limit = int(np.clip(limit * BLOCK_SECONDS / max(seconds, 1e-3), 1, min(2 * limit, MAX_BLOCK)))
         self._look_for_refused()

@@ -99,7 +99,7 @@ def load_best(directory: Any, policy: Policy) -> tuple[Any, Mapping[str, Any]]:
     info = read_info(folder / name)
     like = jax.eval_shape(policy.init, jax.random.key(0))
     _refuse(differences(info["state"], state_shapes(like)), folder / name, "the parameters are those of another policy")
-    return _tree(_read_arrays(folder / name), "best", like), info
+    return _tree(read_arrays(folder / name), "best", like), info
 
 
 def as_path(argument: str, value: Any) -> pathlib.Path:
@@ -142,20 +142,25 @@ def newest_whole(folder: pathlib.Path, names: list[str]) -> tuple[str, dict[str,
 
 def write_checkpoint(folder: pathlib.Path, num_updates: int, trees: Mapping[str, Any], info: dict) -> pathlib.Path:
     """Writes the trees and `info` as the folder's newest checkpoint; a failure leaves those before as they are."""
+    arrays = {k: to_host(leaf) for label, tree in trees.items() for k, leaf in leaves_of(tree, label).items()}
+    return write_arrays(folder, num_updates, arrays, info)
+
+
+def write_arrays(folder: pathlib.Path, number: int, arrays: Mapping[str, np.ndarray], info: dict) -> pathlib.Path:
+    """Writes the arrays and `info` under the number, as `write_checkpoint` does; arrays without entries are left out."""
     folder.mkdir(parents=True, exist_ok=True)
     sync_folder(folder.parent)
-    taken = [name for name in checkpoint_names(folder) if update_of(name) == num_updates]
-    name = f"{num_updates:08d}" + (f".{int(_NAME.fullmatch(taken[-1]).group(2) or 0) + 1}" if taken else "")  # type: ignore
+    taken = [name for name in checkpoint_names(folder) if update_of(name) == number]
+    name = f"{number:08d}" + (f".{int(_NAME.fullmatch(taken[-1]).group(2) or 0) + 1}" if taken else "")  # type: ignore
     part = folder / f".part-{name}"
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        arrays = {k: to_host(leaf) for label, tree in trees.items() for k, leaf in leaves_of(tree, label).items()}
         # orbax refuses arrays without entries; their shapes say all that there is to know.
         arrays = {k: array for k, array in arrays.items() if array.size}
         if arrays:
             _checkpointer().save(part / "arrays", arrays)
-        content = {"format": FORMAT, "num_updates": num_updates, **info, "versions": versions()}
+        content = {"format": FORMAT, "num_updates": number, **info, "versions": versions()}
         write_file(part / "checkpoint.json", json.dumps(content, indent=1).encode())
         write_manifest(part)
         os.replace(part, folder / name)
@@ -181,7 +186,7 @@ def restore(path: pathlib.Path, info: Mapping[str, Any], algorithm: Algorithm, l
     """The checkpoint, if the algorithm is the one it was written for, with a state like `like`."""
     lines = differences(info["about"], about(algorithm)) + differences(info["state"], state_shapes(like))
     _refuse(lines, path, "the checkpoint is that of another configuration")
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     return Checkpoint(
         state=_tree(arrays, "state", like),
         best_params=None if info["best"] is None else _tree(arrays, "best", like.params),
@@ -225,7 +230,8 @@ def _no_entries(like: Any) -> np.ndarray:
     return np.zeros(words.shape, words.dtype)
 
 
-def _read_arrays(path: pathlib.Path) -> Mapping[str, Any]:
+def read_arrays(path: pathlib.Path) -> Mapping[str, Any]:
+    """The arrays of a folder, by name."""
     return _checkpointer().restore(path / "arrays") if (path / "arrays").exists() else {}
 
 

@@ -8,21 +8,20 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "title"]
 
 
 class Progress:
     """Shows steps, steps per second, the newest returns and the remaining time; silent if not wanted.
 
-    `taken` are the steps that were done before, where a run goes on: they do not count for the speed.
+    `title` says what is run; `taken` are the steps that were done before, where a run goes on: they do not count for the speed.
     """
 
-    def __init__(self, algorithm: Any, num_env_steps: int, wanted: bool | None, taken: int = 0):
+    def __init__(self, title: str, num_env_steps: int, wanted: bool | None, taken: int = 0):
         self._bar: Any = None
         self._total, self._before = num_env_steps, taken
         self._start = time.perf_counter()
         self._return = "no episode has ended yet"
-        name = f"{algorithm.name} {algorithm.env.name if algorithm.env is not None else ''}".strip()
         if sys.stderr.isatty() if wanted is None else wanted:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -37,7 +36,7 @@ class Progress:
                 refresh_per_second=4,
             )
             done = min(taken, num_env_steps)
-            self._task = self._bar.add_task(name, total=num_env_steps, completed=done, status="compiling")
+            self._task = self._bar.add_task(title, total=num_env_steps, completed=done, status="compiling")
 
     def __enter__(self) -> "Progress":
         if self._bar is not None:
@@ -47,6 +46,11 @@ class Progress:
     def __exit__(self, *_: Any) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, style="dim", highlight=False, markup=False)
 
     def update(
         self,
@@ -68,6 +72,11 @@ class Progress:
             completed=min(taken, self._total),
             status=f"{_short(taken)} / {_short(self._total)} steps · {_short(rate)}/s · {self._return}{evaluated}",
         )
+
+
+def title(algorithm: Any) -> str:
+    """`ppo CartPole-v1`."""
+    return f"{algorithm.name} {algorithm.env.name if algorithm.env is not None else ''}".strip()
 
 
 def _short(number: float) -> str:

@@ -10,20 +10,20 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxpg import _check
+from jaxpg import _check, _mesh
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.lanes import strong
 from jaxpg.training._evaluator import Evaluator
-from jaxpg.training._position import Position
+from jaxpg.training._position import Position, lay_out, start
 from jaxpg.training._run import Run
 from jaxpg.training._store import Store
 from jaxpg.training.interrupt import interruptible
 from jaxpg.training.loggers import LoggerGroup
 from jaxpg.training.nonfinite import NonFiniteError
-from jaxpg.training.progress import Progress
+from jaxpg.training.progress import Progress, title
 
 __all__ = ["TrainResult", "train"]
 
@@ -76,6 +76,7 @@ def train(
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 3,
     nonfinite: str = "stop",
+    mesh: Any = None,
 ) -> TrainResult:
     """Runs `algorithm` until it has taken `num_env_steps` environment steps.
 
@@ -123,6 +124,9 @@ def train(
       nonfinite: what to do when an update met NaN or infinite values and was not applied: "stop" right there, "skip"
         it and go on, or "raise" NonFiniteError, which holds the result. Parameters that are themselves NaN or infinite
         (of algorithms without that guard) end the run in any case.
+      mesh: None for one device, "auto" for all, or a `jax.sharding.Mesh`, over whose devices the environments are laid
+        (`num_envs` must be a multiple of their number). The episodes are the same on any number of devices, parameters
+        up to rounding, and a run may go on with another.
     Raises:
       ValueError, TypeError: for arguments out of range, or a directory that holds something else.
       OSError: if nothing can be written to the directory.
@@ -137,6 +141,7 @@ def train(
     _check.named("nonfinite", nonfinite, ("stop", "skip", "raise"))
     checkpoint_every = _check.optional(_check.count, "checkpoint_every", checkpoint_every)
     keep_checkpoints = _check.count("keep_checkpoints", keep_checkpoints)
+    mesh = _mesh.as_mesh("mesh", mesh)
     group = LoggerGroup(loggers)
     key = _check.optional(_check.key, "key", key)
     if key is None and state is None and directory is None:
@@ -159,12 +164,13 @@ def train(
                 raise TypeError("key: evaluations need one, which names their episodes; with a state, give both")
             evaluator = Evaluator(algorithm, key, evaluate_every, evaluation_episodes, deterministic_evaluation)
         if position is None:
-            position = Position(_first_state(algorithm, key, state))
+            position = Position(_first_state(algorithm, key, state, mesh))
             if store is not None:
                 store.begin(position)
         else:
+            position = position._replace(state=lay_out(algorithm, mesh, position.state))
             group.resume(position.num_env_steps)
-        bar = stack.enter_context(Progress(algorithm, num_env_steps, progress, position.num_env_steps))
+        bar = stack.enter_context(Progress(title(algorithm), num_env_steps, progress, position.num_env_steps))
         run = Run(
             algorithm=algorithm,
             position=position,
@@ -178,6 +184,7 @@ def train(
             interrupt=interrupt,
             bar=bar,
             seconds_before=seconds,
+            mesh=mesh,
         )
         run.play()
     result = TrainResult(**run.result())
@@ -186,7 +193,7 @@ def train(
     return result
 
 
-def _first_state(algorithm: Algorithm, key: Any, state: Any) -> Any:
+def _first_state(algorithm: Algorithm, key: Any, state: Any, mesh: Mesh | None) -> Any:
     if state is None and key is None:
         raise TypeError("key: the directory holds no checkpoint to go on from; give a key, to start, or a state")
-    return strong(jax.jit(algorithm.init)(key) if state is None else state)
+    return start(algorithm, mesh, key) if state is None else lay_out(algorithm, mesh, strong(state))

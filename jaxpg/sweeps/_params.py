@@ -1,0 +1,81 @@
+"""The last parameters of a sweep's runs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpg.sweeps._batch import Results
+from jaxpg.sweeps._dataset import label
+from jaxpg.sweeps.points import Points
+
+__all__ = ["RunParams"]
+
+
+class RunParams:
+    """`params(seed=3, learning_rate=1e-3)` are a run's last parameters; samples are chosen by `sample=`.
+
+    `stacked()` has those of all runs, leaves [seed, hyperparameters…, …], where their shapes are the same.
+    """
+
+    def __init__(
+        self, points: Points, seeds: Sequence[int], played: Sequence[tuple[list[tuple[int, int, int]], Results]]
+    ):
+        self._points, self._seeds = points, tuple(seeds)
+        self._places = {
+            (setting, seed): (results.params, column)
+            for runs, results in played
+            for column, setting, seed in runs
+            if results.finished[column]
+        }
+
+    def __call__(self, *, seed: int, **setting: Any) -> Any:
+        """The parameters of one run.
+
+        Raises:
+          ValueError: if there is no such run; what there is is listed.
+        """
+        if seed not in self._seeds:
+            raise ValueError(f"seed must be one of {list(self._seeds)}; got {seed!r}")
+        return self._of(self._setting(setting), self._seeds.index(seed))
+
+    def stacked(self) -> Any:
+        """The parameters of all runs.
+
+        Raises:
+          ValueError: if their shapes differ.
+        """
+        axes = self._points.axes
+        shape = tuple(len(values) for values in axes.values()) if axes is not None else (len(self._points.settings),)
+        trees = [self._of(i, j) for j in range(len(self._seeds)) for i in range(len(self._points.settings))]
+        kinds = {str(jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)) for tree in trees}
+        if len(kinds) > 1:
+            raise ValueError("the parameters of the runs have different shapes: take them one by one")
+
+        def stack(*leaves: np.ndarray) -> np.ndarray:
+            return np.stack(leaves).reshape(len(self._seeds), *shape, *leaves[0].shape)
+
+        return jax.tree.map(stack, *trees)
+
+    def _of(self, setting: int, seed: int) -> Any:
+        if (setting, seed) not in self._places:
+            raise ValueError(
+                f"the run of seed {self._seeds[seed]} with {self._points.settings[setting]} did not finish"
+            )
+        params, column = self._places[setting, seed]
+        return jax.tree.map(lambda x: x[column], params)
+
+    def _setting(self, wanted: dict[str, Any]) -> int:
+        settings = self._points.settings
+        if self._points.axes is None:
+            sample = wanted.get("sample")
+            if set(wanted) != {"sample"} or not isinstance(sample, int) or not 0 <= sample < len(settings):
+                raise ValueError(f"the runs are those of samples: give sample=0 … {len(settings) - 1}; got {wanted}")
+            return sample
+        if set(wanted) != set(self._points.names):
+            raise ValueError(f"give each of {['seed', *self._points.names]}; got {['seed', *wanted]}")
+        for i, setting in enumerate(settings):
+            if all(value is setting[name] or label(value) == label(setting[name]) for name, value in wanted.items()):
+                return i
+        raise ValueError(f"there is no run with {wanted}; the values are {dict(self._points.axes)}")

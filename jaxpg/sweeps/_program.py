@@ -1,0 +1,121 @@
+"""Many runs of an algorithm in one compiled program: the settings and seeds lie along a leading [run] axis.
+
+Every run goes on until it has taken its own number of environment steps; then its state stays as it is while the
+others go on. On a mesh each device plays its own share of the runs, and no device waits for another.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg._mesh import along_devices
+from jaxpg.algorithms._parts import finite
+from jaxpg.algorithms.types import Algorithm
+from jaxpg.lanes import select, strong
+from jaxpg.training.evaluate import evaluate
+
+__all__ = ["BAD", "DONE", "MAX_BLOCK", "Block", "Program"]
+
+MAX_BLOCK = 64  # Updates whose metrics a block can hold.
+DONE = "_done"  # The metric that tells which runs took part in an update,
+BAD = "_bad"  # and the one that tells which of them it ended for being NaN or infinite.
+
+
+def compiler_options() -> dict[str, Any]:
+    """XLA's concurrency-optimised CPU scheduler can deadlock on vmapped training loops; the plain one is as fast."""
+    return {"xla_cpu_enable_concurrency_optimized_scheduler": False} if jax.default_backend() == "cpu" else {}
+
+
+class Block(NamedTuple):
+    """What a block of updates leaves: `metrics` [update, run] hold as many updates as `DONE` tells."""
+
+    state: Any
+    metrics: dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """The compiled functions for the settings of a group.
+
+    Fields:
+      build: traced hyperparameters -> algorithm.
+      mesh: devices, or None.
+      num_episodes, deterministic: of an evaluation.
+      halt: a run ends with an update that was not applied.
+    """
+
+    build: Callable[[Mapping[str, Any]], Algorithm]
+    mesh: jax.sharding.Mesh | None
+    num_episodes: int
+    deterministic: bool
+    halt: bool
+
+    @functools.cached_property
+    def init(self) -> Callable[[Any, Any], Any]:
+        """(traced [run], keys [run]) -> states [run]."""
+
+        def start(traced, keys):
+            return strong(jax.vmap(lambda traced, key: self.build(traced).init(key))(traced, keys))
+
+        return jax.jit(along_devices(self.mesh, start, cut=(0, 1)), compiler_options=compiler_options())
+
+    @functools.cached_property
+    def block(self) -> Callable[..., Block]:
+        """(traced, states, env steps left [run], most updates) -> Block; a run with no steps left stays as it is."""
+
+        def step(traced, state):
+            state, metrics = self.build(traced).step(state)
+            is_bad = (jnp.asarray(metrics.get("nonfinite", 0)) > 0) & self.halt | ~finite(state.params)
+            return strong(state), metrics, is_bad
+
+        def run(traced, states, left, most):
+            every = functools.partial(jax.vmap(step), traced)
+            shapes = jax.eval_shape(every, states)[1]
+            metrics = {name: jnp.zeros((MAX_BLOCK, *x.shape), x.dtype) for name, x in shapes.items()}
+            metrics |= {name: jnp.zeros((MAX_BLOCK, *left.shape), bool) for name in (DONE, BAD)}
+
+            def body(carry):
+                states, metrics, count, left = carry
+                going = left > 0
+                after, new, is_bad = every(states)
+                new |= {DONE: going, BAD: going & is_bad}
+                metrics = {name: metrics[name].at[count].set(value) for name, value in new.items()}
+                taken = jnp.where(going, new["env_steps"], 0).astype(left.dtype)
+                # Counted down: what is left and an update's steps are positive, so their difference does not overflow.
+                left = jnp.where(is_bad, 0, left - taken)
+                return select(going, after, states), metrics, count + 1, left
+
+            def going(carry):
+                _, _, count, left = carry
+                return (count < most) & jnp.any(left > 0)
+
+            start = (strong(states), metrics, jnp.zeros((), jnp.int32), left)
+            states, metrics, _, _ = jax.lax.while_loop(going, body, start)
+            return Block(states, metrics)
+
+        laid_out = along_devices(self.mesh, run, cut=(0, 1, 2), axes=Block(0, 1))
+        return jax.jit(laid_out, donate_argnums=1, compiler_options=compiler_options())
+
+    @functools.cached_property
+    def evaluate(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        """(traced, params [run], keys [run]) -> (mean return [run], its standard error [run])."""
+
+        def play(traced, params, key):
+            algorithm = self.build(traced)
+            returns = evaluate(
+                key,
+                algorithm.env,
+                algorithm.policy,
+                params,
+                num_episodes=self.num_episodes,
+                deterministic=self.deterministic,
+            ).returns
+            error = jnp.std(returns, ddof=1) / jnp.sqrt(len(returns)) if len(returns) > 1 else jnp.nan
+            return jnp.mean(returns), jnp.asarray(error, returns.dtype)
+
+        laid_out = along_devices(self.mesh, jax.vmap(play), cut=(0, 1, 2))
+        return jax.jit(laid_out, compiler_options=compiler_options())

@@ -1,0 +1,219 @@
+"""The directory of a sweep: what is finished, and where the batch that is being played stands.
+
+    sweep.json            what is swept, and with which key and versions it was started
+    finished/00000003     a batch of finished runs: metrics, last parameters, and which runs they are
+    playing/00000120      where the runs stand that were played last (the newest two are kept)
+    runs.nc               the dataset, when all runs are finished
+
+A run is known by its setting and seed, not by its place: a sweep goes on with other batches, more seeds or more values.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import pathlib
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpg.sweeps._batch import Position, Results
+from jaxpg.sweeps._job import Job, Pending, Run
+from jaxpg.training import checkpoints
+from jaxpg.training._describe import differences, from_host, state_shapes, versions
+from jaxpg.training._files import check_writable, locked, remove_folder, replace_file
+from jaxpg.training._hosts import agree, gather, is_writer
+
+__all__ = ["SweepStore"]
+
+SECONDS = 60.0  # Between two looks at where the runs stand; more where saving takes long.
+MOST_OF_TIME = 0.05  # That saving may take.
+KEPT = 2
+EMPTY = "empty"  # Arrays without entries are told by their shapes.
+
+
+class SweepStore:
+    """The files of one sweep, held by a lock while it is open."""
+
+    def __init__(self, path: pathlib.Path, every: float | None):
+        self.path = path
+        self._finished, self._playing = path / "finished", path / "playing"
+        self._every = every
+        self._tried, self._save_seconds = time.monotonic(), 0.0
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, directory: Any, start: Mapping[str, Any], every: float | None) -> Iterator["SweepStore"]:
+        """The store; `start` has to be that of the sweep whose directory it is."""
+        path = checkpoints.as_path("directory", directory)
+        with contextlib.ExitStack() as stack:
+            if is_writer():
+                check_writable(path)
+                stack.enter_context(locked(path))
+            store = cls(path, every)
+            store._begin(start)
+            yield store
+
+    def _begin(self, start: Mapping[str, Any]) -> None:
+        path = self.path / "sweep.json"
+        if not path.exists():
+            agree(0)  # Nobody writes before all have looked.
+            if is_writer():
+                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                replace_file(path, (json.dumps({**start, "versions": versions(), "started": now}, indent=1)).encode())
+            return
+        agree(0)
+        saved = json.loads(path.read_bytes())
+        lines = differences({k: v for k, v in saved.items() if k in start}, start)
+        if lines:
+            listed = "".join(f"\n  {line}" for line in lines)
+            raise ValueError(
+                f"directory: the sweep in {self.path} is another:{listed}\nGo on with the same, or name another "
+                f"directory"
+            )
+
+    # --- Finished runs ------------------------------------------------------------------------------------------------
+
+    def finished(self, job: Job) -> list[tuple[list[tuple[int, int, int]], Results]]:
+        """What there is of the job's runs: for each batch its runs, (column, setting, seed's place), and its results."""
+        wanted, found = job.runs(), []
+        for name in checkpoints.checkpoint_names(self._finished):
+            path = self._finished / name
+            arrays, info = self._read(path)
+            runs = [(i, *wanted.pop(run)) for i, run in enumerate(_runs(info)) if run in wanted]
+            if not runs:
+                continue
+            for _, setting, _ in runs:
+                self._check_same(info, path, job, setting)
+            like = jax.tree.leaves(job.params_like(runs[0][1]))
+            structure = jax.tree.structure(job.params_like(runs[0][1]))
+            results = Results(
+                rows={k.removeprefix("rows."): v for k, v in arrays.items() if k.startswith("rows.")},
+                seconds=arrays["seconds"],
+                diverged=arrays["diverged"],
+                finished=arrays["finished"],
+                params=structure.unflatten([arrays[f"params.{i:06d}"] for i in range(len(like))]),
+            )
+            found.append((runs, results))
+        return found
+
+    def save_finished(self, job: Job, runs: list[tuple[int, int, int]], results: Results) -> None:
+        """Writes a batch of finished runs, and forgets where they stood."""
+        if not is_writer():
+            return
+        arrays = {f"rows.{name}": rows for name, rows in results.rows.items()}
+        arrays |= {"seconds": results.seconds, "diverged": results.diverged, "finished": results.finished}
+        arrays |= {f"params.{i:06d}": leaf for i, leaf in enumerate(jax.tree.leaves(results.params))}
+        with self._reported("finished runs", self._finished):
+            _write(self._finished, arrays, _info(job, runs))
+            for name in checkpoints.checkpoint_names(self._playing):
+                remove_folder(self._playing / name)
+
+    # --- Where the runs stand -----------------------------------------------------------------------------------------
+
+    def due(self) -> bool:
+        """Whether it is time to write down where the runs stand."""
+        every = max(SECONDS, self._save_seconds / MOST_OF_TIME) if self._every is None else self._every
+        return bool(agree(int(time.monotonic() - self._tried >= every)))
+
+    def save_playing(self, job: Job, pending: Pending, position: Position) -> None:
+        """Writes where the runs of a batch stand; all processes have to call it."""
+        start, states = time.monotonic(), position.states
+        leaves = {f"state.{i:06d}": leaf for i, leaf in enumerate(jax.tree.leaves(gather(states)))}
+        if is_writer():
+            arrays = position.arrays()
+            rows = {f"rows.{name}": rows for name, rows in arrays.pop("rows").items()}
+            info = {**_info(job, pending.runs), "size": pending.compiled.num_runs, "state": state_shapes(states)}
+            with self._reported("where the runs stand", self._playing):
+                _write(self._playing, {**leaves, **rows, **arrays}, info)
+                for name in checkpoints.checkpoint_names(self._playing)[:-KEPT]:
+                    remove_folder(self._playing / name)
+        self._tried = time.monotonic()
+        self._save_seconds = self._tried - start
+
+    def playing(self, job: Job, left: Mapping[Run, tuple[int, int]]) -> Pending | None:
+        """The batch that was being played, from where it stands; None if there is none, or not all of it is left."""
+        for name in reversed(checkpoints.checkpoint_names(self._playing)):
+            path = self._playing / name
+            arrays, info = self._read(path)
+            runs = _runs(info)
+            if not runs or not all(run in left for run in runs):
+                continue
+            for setting, _ in (left[run] for run in runs):
+                self._check_same(info, path, job, setting)
+            pending = job.resumed([left[run] for run in runs], info["size"])
+            if pending is None:
+                continue
+            like = pending.batch.states_like()
+            if info["state"] != state_shapes(like):
+                continue
+            leaves, structure = jax.tree.flatten(like)
+            states = [from_host(arrays.pop(f"state.{i:06d}"), leaf) for i, leaf in enumerate(leaves)]
+            rows = {k.removeprefix("rows."): arrays.pop(k) for k in list(arrays) if k.startswith("rows.")}
+            position = pending.batch.resume(structure.unflatten(states), {**arrays, "rows": rows})
+            return dataclasses.replace(pending, position=position)
+        return None
+
+    def _check_same(self, info: Mapping[str, Any], path: pathlib.Path, job: Job, setting: int) -> None:
+        lines = differences(info["about"][job.names[setting]], job.about[setting])
+        if lines:
+            listed = "".join(f"\n  {line}" for line in lines)
+            raise ValueError(
+                f"directory: the runs in {path} are those of another algorithm:{listed}\nGo on with the same, or name "
+                f"another directory"
+            )
+
+    # --- Files --------------------------------------------------------------------------------------------------------
+
+    def _read(self, path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """(arrays, info) of a folder; nothing of a damaged one."""
+        problem = checkpoints.check_manifest(path)
+        if problem is not None:
+            warnings.warn(f"{path} is damaged: {problem}; its runs are played again", RuntimeWarning, stacklevel=3)
+            return {}, {}
+        info = checkpoints.read_info(path)
+        arrays = {k: np.asarray(v) for k, v in checkpoints.read_arrays(path).items()}
+        for name, (dtype, shape) in info[EMPTY].items():
+            arrays[name] = np.zeros(shape, dtype)
+        return arrays, info
+
+    def save_dataset(self, runs: Any) -> None:
+        """Writes runs.nc."""
+        if is_writer():
+            with self._reported("the dataset", self.path / "runs.nc"):
+                part = self.path / ".runs.nc.part"
+                runs.to_netcdf(part, engine="h5netcdf")
+                part.replace(self.path / "runs.nc")
+
+    @contextlib.contextmanager
+    def _reported(self, what: str, path: pathlib.Path) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # The results in memory must not be lost for it.
+            warnings.warn(
+                f"{what} could not be written to {path}: {type(error).__name__}: {error}. The sweep goes on",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+
+def _info(job: Job, runs: list[tuple[int, int, int]]) -> dict[str, Any]:
+    """Which runs, and what their algorithms are."""
+    settings = {job.names[setting]: job.about[setting] for _, setting, _ in runs}
+    return {"runs": [job.run_of(setting, seed) for _, setting, seed in runs], "about": settings}
+
+
+def _runs(info: Mapping[str, Any]) -> list[Run]:
+    return [(name, seed) for name, seed in info.get("runs", ())]
+
+
+def _write(folder: pathlib.Path, arrays: Mapping[str, Any], info: dict[str, Any]) -> None:
+    """Writes them under the folder's next number."""
+    number = 1 + max((checkpoints.update_of(name) for name in checkpoints.checkpoint_names(folder)), default=-1)
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    empty = {name: (str(value.dtype), list(value.shape)) for name, value in arrays.items() if not value.size}
+    checkpoints.write_arrays(folder, number, arrays, {**info, EMPTY: empty})
