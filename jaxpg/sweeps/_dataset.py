@@ -39,21 +39,18 @@ def dataset(
     points: Points,
     seeds: Sequence[int],
     played: Sequence[tuple[list[tuple[int, int, int]], Results]],
-    config: Mapping[str, Any],
+    about: Mapping[str, Any],
     algorithm: Algorithm,
 ) -> Any:
     """The xarray.Dataset of all runs.
 
     Args:
       played: for each batch its runs, (column, setting, seed's place), and its results.
-      config: of the sweep, for the attributes.
+      about: the sweep, for the attributes.
     """
     import xarray
 
-    shape = (
-        tuple(len(values) for values in points.axes.values()) if points.axes is not None else (len(points.settings),)
-    )
-    dims = tuple(points.axes) if points.axes is not None else ("sample",)
+    shape, dims = points.shape, points.dims
     num_settings, num_seeds = len(points.settings), len(seeds)
     num_updates = np.zeros((num_seeds, num_settings), np.int64)
     diverged, complete = np.zeros((2, num_seeds, num_settings), bool)
@@ -102,9 +99,7 @@ def dataset(
         "algorithm": algorithm.name,
         "environment": algorithm.env.name if algorithm.env is not None else "",
         "config": json.dumps(as_plain(algorithm.config)),
-        **{
-            name: value if isinstance(value, (int, float, str)) else json.dumps(value) for name, value in config.items()
-        },
+        **{name: value if isinstance(value, (int, float, str)) else json.dumps(value) for name, value in about.items()},
         "versions": json.dumps(versions()),
     }
     return xarray.Dataset(variables, coordinates, attributes)

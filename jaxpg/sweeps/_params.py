@@ -46,22 +46,20 @@ class RunParams:
         Raises:
           ValueError: if their shapes differ.
         """
-        axes = self._points.axes
-        shape = tuple(len(values) for values in axes.values()) if axes is not None else (len(self._points.settings),)
         trees = [self._of(i, j) for j in range(len(self._seeds)) for i in range(len(self._points.settings))]
         kinds = {str(jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)) for tree in trees}
         if len(kinds) > 1:
             raise ValueError("the parameters of the runs have different shapes: take them one by one")
 
         def stack(*leaves: np.ndarray) -> np.ndarray:
-            return np.stack(leaves).reshape(len(self._seeds), *shape, *leaves[0].shape)
+            return np.stack(leaves).reshape(len(self._seeds), *self._points.shape, *leaves[0].shape)
 
         return jax.tree.map(stack, *trees)
 
     def _of(self, setting: int, seed: int) -> Any:
         if (setting, seed) not in self._places:
             raise ValueError(
-                f"the run of seed {self._seeds[seed]} with {self._points.settings[setting]} did not finish"
+                f"the run of seed {self._seeds[seed]} with {self._points.settings[setting]} is not finished"
             )
         params, column = self._places[setting, seed]
         return jax.tree.map(lambda x: x[column], params)

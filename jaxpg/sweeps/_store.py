@@ -79,7 +79,7 @@ class SweepStore:
     # --- Finished runs ------------------------------------------------------------------------------------------------
 
     def finished(self, job: Job) -> list[tuple[list[tuple[int, int, int]], Results]]:
-        """What there is of the job's runs: for each batch its runs, (column, setting, seed's place), and its results."""
+        """What there is: for each batch its runs, (column, setting, seed's place), and its results."""
         wanted, found = job.runs(), []
         for name in checkpoints.checkpoint_names(self._finished):
             path = self._finished / name

@@ -43,6 +43,16 @@ class Points:
     settings: tuple[Mapping[str, Any], ...]
     axes: Mapping[str, tuple[Any, ...]] | None
 
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The dimensions of the settings in a dataset."""
+        return ("sample",) if self.axes is None else tuple(self.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Their sizes."""
+        return (len(self.settings),) if self.axes is None else tuple(len(values) for values in self.axes.values())
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:

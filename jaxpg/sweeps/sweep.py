@@ -81,7 +81,8 @@ def sweep(
       An `xarray.Dataset` with the dimensions `seed`, each hyperparameter (or `sample`, along which they are
       coordinates), and `update`. `episode_return`, losses and all other metrics of the algorithm, `evaluation_return`
       where there was an evaluation, `env_steps` so far and `wall_time` have all of them; updates that a run did not
-      have are NaN. `diverged`, `finished` and `num_updates` have no `update`. Attributes hold the configuration and the versions.
+      have are NaN. `diverged`, `finished` and `num_updates` have no `update`. Attributes hold the configuration and the
+      versions.
     Raises:
       ValueError, TypeError: for arguments out of range; what `build` raises, with the setting named.
     """
@@ -114,8 +115,8 @@ def sweep(
         runs.attrs["stopped"] = "interrupted"
         kept = "" if store is None else f"; {store.path} holds what was done: sweep again to go on"
         warnings.warn(
-            f"the sweep was interrupted by signal {interrupt.signal}: {int(runs.finished.sum())} of {job.num_runs} runs "
-            f"are finished, the others are missing or cut{kept}",
+            f"the sweep was interrupted by signal {interrupt.signal}: {int(runs.finished.sum())} of {job.num_runs} "
+            f"runs are finished, the others are missing or cut{kept}",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -147,7 +147,7 @@ def write_checkpoint(folder: pathlib.Path, num_updates: int, trees: Mapping[str,
 
 
 def write_arrays(folder: pathlib.Path, number: int, arrays: Mapping[str, np.ndarray], info: dict) -> pathlib.Path:
-    """Writes the arrays and `info` under the number, as `write_checkpoint` does; arrays without entries are left out."""
+    """Writes the arrays and `info` under a number, as `write_checkpoint` does; arrays without entries are left out."""
     folder.mkdir(parents=True, exist_ok=True)
     sync_folder(folder.parent)
     taken = [name for name in checkpoint_names(folder) if update_of(name) == number]

@@ -14,7 +14,8 @@ __all__ = ["Progress", "title"]
 class Progress:
     """Shows steps, steps per second, the newest returns and the remaining time; silent if not wanted.
 
-    `title` says what is run; `taken` are the steps that were done before, where a run goes on: they do not count for the speed.
+    `title` says what is run; `taken` are the steps that were done before, where a run goes on: they do not count for
+    the speed.
     """
 
     def __init__(self, title: str, num_env_steps: int, wanted: bool | None, taken: int = 0):
