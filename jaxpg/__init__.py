@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         rollout,
         sampling,
         segments,
+        stats,
+        sweeps,
         training,
         weights,
     )
@@ -45,14 +47,18 @@ if TYPE_CHECKING:
     from jaxpg.envs import Box, Discrete, Environment, MultiDiscrete, Timestep, make
     from jaxpg.fitting import fit_value
     from jaxpg.gradient import GradientEstimate, policy_gradient
+    from jaxpg.landscape import return_landscape
     from jaxpg.natural import natural_gradient
     from jaxpg.policies import Critic, Policy
     from jaxpg.policies.export import load_policy, save_policy
     from jaxpg.stored import gradient_from
+    from jaxpg.sweeps.plan import plan
+    from jaxpg.sweeps.sweep import sweep
     from jaxpg.training import loggers
     from jaxpg.training.checkpoints import load_checkpoint
     from jaxpg.training.devices import use_cpu_cores
     from jaxpg.training.evaluate import evaluate
+    from jaxpg.training.hosts import use_hosts
     from jaxpg.training.nonfinite import NonFiniteError
     from jaxpg.training.replay import replay
     from jaxpg.training.train import TrainResult, train
@@ -83,14 +89,18 @@ _HOMES = {
     "natural_gradient": "jaxpg.natural",
     "npg": "jaxpg.algorithms.npg",
     "pgpe": "jaxpg.algorithms.pgpe",
+    "plan": "jaxpg.sweeps.plan",
     "policy_gradient": "jaxpg.gradient",
     "ppo": "jaxpg.algorithms.ppo",
     "reinforce": "jaxpg.algorithms.reinforce",
     "replay": "jaxpg.training.replay",
+    "return_landscape": "jaxpg.landscape",
     "save_policy": "jaxpg.policies.export",
+    "sweep": "jaxpg.sweeps.sweep",
     "train": "jaxpg.training.train",
     "trpo": "jaxpg.algorithms.trpo",
     "use_cpu_cores": "jaxpg.training.devices",
+    "use_hosts": "jaxpg.training.hosts",
     "v_mpo": "jaxpg.algorithms.v_mpo",
 }
 _MODULES = (
@@ -109,6 +119,8 @@ _MODULES = (
     "rollout",
     "sampling",
     "segments",
+    "stats",
+    "sweeps",
     "training",
     "weights",
 )
@@ -147,6 +159,7 @@ __all__ = [
     "natural_gradient",
     "npg",
     "pgpe",
+    "plan",
     "plot",
     "policies",
     "policy_gradient",
@@ -154,14 +167,19 @@ __all__ = [
     "reinforce",
     "render",
     "replay",
+    "return_landscape",
     "rollout",
     "sampling",
     "save_policy",
     "segments",
+    "stats",
+    "sweep",
+    "sweeps",
     "train",
     "training",
     "trpo",
     "use_cpu_cores",
+    "use_hosts",
     "v_mpo",
     "weights",
 ]

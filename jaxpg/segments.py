@@ -66,7 +66,6 @@ def start_segments(env: Environment, policy: Policy, key: Any, num_lanes: int) -
     num_lanes = _check.count("num_lanes", num_lanes)
     key = _check.key("key", key)
     keys = jax.vmap(lambda lane: KeyWords.of(fold_in(key, lane)))(jnp.arange(num_lanes, dtype=jnp.uint32))
-    _mesh.divides("num_envs", num_lanes)
     first = jnp.zeros(num_lanes, jnp.int32)
     player = Player(env=env, policy=policy)
     return SegmentState(
@@ -123,6 +122,7 @@ def segment(
 
         return jax.lax.scan(body, state, None, length=num_steps)
 
+    _mesh.divides("num_envs", state.spent.shape[0])
     # Every device plays its own lanes: none waits for another's resets.
     played = _mesh.along_devices(_mesh.current(), play, cut=(1,), axes=(0, 1))
     state, (trajectory, finished, statistics) = played(params, state)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxpg import _mesh
 from jaxpg.sweeps._program import Program
+from jaxpg.training._hosts import least
 
 __all__ = ["Compiled", "available_bytes", "compile_within"]
 
@@ -42,7 +43,7 @@ def available_bytes() -> int:
 def compile_within(program: Program, traced: Mapping[str, Any], key: Any, num_runs: int, exactly: bool) -> Compiled:
     """The block compiled for `num_runs` runs at a time, or, unless `exactly`, for as many as fit in the memory."""
     compiled = _compile(program, traced, key, num_runs)
-    room = SHARE * available_bytes()
+    room = least(int(SHARE * available_bytes()))
     while not exactly and compiled.bytes_per_device > room and compiled.num_runs > _devices(program):
         fewer = int(compiled.num_runs * room / compiled.bytes_per_device * 0.9)
         fewer = max(fewer // _devices(program), 1) * _devices(program)

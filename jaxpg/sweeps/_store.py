@@ -26,7 +26,7 @@ from jaxpg.sweeps._job import Job, Pending, Run
 from jaxpg.training import checkpoints
 from jaxpg.training._describe import differences, from_host, state_shapes, versions
 from jaxpg.training._files import check_writable, locked, remove_folder, replace_file
-from jaxpg.training._hosts import agree, gather, is_writer
+from jaxpg.training._hosts import any_of, gather, is_writer, on_writer
 
 __all__ = ["SweepStore"]
 
@@ -51,22 +51,18 @@ class SweepStore:
         """The store; `start` has to be that of the sweep whose directory it is."""
         path = checkpoints.as_path("directory", directory)
         with contextlib.ExitStack() as stack:
-            if is_writer():
-                check_writable(path)
-                stack.enter_context(locked(path))
             store = cls(path, every)
-            store._begin(start)
+            on_writer(lambda: store._begin(stack, start))
             yield store
 
-    def _begin(self, start: Mapping[str, Any]) -> None:
+    def _begin(self, stack: contextlib.ExitStack, start: Mapping[str, Any]) -> None:
+        check_writable(self.path)
+        stack.enter_context(locked(self.path))
         path = self.path / "sweep.json"
         if not path.exists():
-            agree(0)  # Nobody writes before all have looked.
-            if is_writer():
-                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                replace_file(path, (json.dumps({**start, "versions": versions(), "started": now}, indent=1)).encode())
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            replace_file(path, (json.dumps({**start, "versions": versions(), "started": now}, indent=1)).encode())
             return
-        agree(0)
         saved = json.loads(path.read_bytes())
         lines = differences({k: v for k, v in saved.items() if k in start}, start)
         if lines:
@@ -81,8 +77,7 @@ class SweepStore:
     def finished(self, job: Job) -> list[tuple[list[tuple[int, int, int]], Results]]:
         """What there is: for each batch its runs, (column, setting, seed's place), and its results."""
         wanted, found = job.runs(), []
-        for name in checkpoints.checkpoint_names(self._finished):
-            path = self._finished / name
+        for path in _folders(self._finished):
             arrays, info = self._read(path)
             runs = [(i, *wanted.pop(run)) for i, run in enumerate(_runs(info)) if run in wanted]
             if not runs:
@@ -118,7 +113,7 @@ class SweepStore:
     def due(self) -> bool:
         """Whether it is time to write down where the runs stand."""
         every = max(SECONDS, self._save_seconds / MOST_OF_TIME) if self._every is None else self._every
-        return bool(agree(int(time.monotonic() - self._tried >= every)))
+        return any_of(time.monotonic() - self._tried >= every)
 
     def save_playing(self, job: Job, pending: Pending, position: Position) -> None:
         """Writes where the runs of a batch stand; all processes have to call it."""
@@ -137,8 +132,7 @@ class SweepStore:
 
     def playing(self, job: Job, left: Mapping[Run, tuple[int, int]]) -> Pending | None:
         """The batch that was being played, from where it stands; None if there is none, or not all of it is left."""
-        for name in reversed(checkpoints.checkpoint_names(self._playing)):
-            path = self._playing / name
+        for path in reversed(_folders(self._playing)):
             arrays, info = self._read(path)
             runs = _runs(info)
             if not runs or not all(run in left for run in runs):
@@ -171,9 +165,12 @@ class SweepStore:
 
     def _read(self, path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """(arrays, info) of a folder; nothing of a damaged one."""
+        return on_writer(lambda: self._read_here(path))
+
+    def _read_here(self, path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         problem = checkpoints.check_manifest(path)
         if problem is not None:
-            warnings.warn(f"{path} is damaged: {problem}; its runs are played again", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{path} is damaged: {problem}; its runs are played again", RuntimeWarning, stacklevel=2)
             return {}, {}
         info = checkpoints.read_info(path)
         arrays = {k: np.asarray(v) for k, v in checkpoints.read_arrays(path).items()}
@@ -205,6 +202,11 @@ def _info(job: Job, runs: list[tuple[int, int, int]]) -> dict[str, Any]:
     """Which runs, and what their algorithms are."""
     settings = {job.names[setting]: job.about[setting] for _, setting, _ in runs}
     return {"runs": [job.run_of(setting, seed) for _, setting, seed in runs], "about": settings}
+
+
+def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What has been written to the folder, the oldest first."""
+    return on_writer(lambda: [folder / name for name in checkpoints.checkpoint_names(folder)])
 
 
 def _runs(info: Mapping[str, Any]) -> list[Run]:

@@ -14,7 +14,7 @@ from jaxpg.sweeps._dataset import dataset
 from jaxpg.sweeps._job import Job, Pending, Run
 from jaxpg.sweeps._params import RunParams
 from jaxpg.sweeps._store import SweepStore
-from jaxpg.training._hosts import agree
+from jaxpg.training._hosts import any_of
 from jaxpg.training.interrupt import Interrupt, interruptible
 from jaxpg.training.progress import Progress
 from jaxpg.training.progress import title as algorithm_title
@@ -137,7 +137,7 @@ def _play(job: Job, store: SweepStore | None, interrupt: Interrupt, bar: Progres
 
         def after_block(position: Position, pending: Pending = pending, before: int = before) -> bool:
             _show(bar, job, pending, position, before)
-            leave = bool(agree(int(interrupt.requested)))
+            leave = any_of(interrupt.requested)
             if store is not None and position.going.any() and (leave or store.due()):
                 store.save_playing(job, pending, position)
             return leave
@@ -152,7 +152,7 @@ def _play(job: Job, store: SweepStore | None, interrupt: Interrupt, bar: Progres
             store.save_finished(job, pending.runs, results)
         for _, setting, seed in pending.runs:
             left.pop(job.run_of(setting, seed))
-        if agree(int(interrupt.requested)):
+        if any_of(interrupt.requested):
             break
     return played
 

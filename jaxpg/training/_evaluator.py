@@ -10,6 +10,7 @@ from jaxpg._plan import require_max_steps
 from jaxpg._threefry import fold_in
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.training._describe import acts_by_mode
+from jaxpg.training._hosts import local
 from jaxpg.training._position import Best, Position
 from jaxpg.training._records import column
 from jaxpg.training.evaluate import evaluate
@@ -54,11 +55,12 @@ class Evaluator:
 
     def play(self, position: Position) -> Position:
         """Evaluates the parameters after the newest update; better ones than before become the best."""
+        params = local(position.state.params)
         scores = evaluate(
             fold_in(fold_in(self._key, STREAM), position.num_updates),
             self._env,
             self._policy,
-            position.state.params,
+            params,
             num_episodes=self._num_episodes,
             deterministic=self._deterministic,
         )
@@ -73,7 +75,7 @@ class Evaluator:
         }
         best = position.best
         if np.isfinite(mean) and (best is None or mean > best.episode_return):
-            best = Best(position.state.params, position.num_updates, position.num_env_steps, mean)
+            best = Best(params, position.num_updates, position.num_env_steps, mean)
         return position._replace(
             evaluations=(*position.evaluations, row), evaluated_at=position.num_env_steps, best=best
         )

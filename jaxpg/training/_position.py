@@ -80,9 +80,7 @@ def play_block(
 
 def start(algorithm: Algorithm, mesh: Mesh | None, key: Any) -> Any:
     """The algorithm's first state."""
-    with _mesh.over(mesh):
-        state = strong(jax.jit(algorithm.init)(key))
-    return lay_out(algorithm, mesh, state)
+    return lay_out(algorithm, mesh, strong(jax.jit(algorithm.init)(key)))
 
 
 def lay_out(algorithm: Algorithm, mesh: Mesh | None, state: Any) -> Any:

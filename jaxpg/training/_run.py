@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.training._evaluator import Evaluator, as_arrays
+from jaxpg.training._hosts import agree, any_of, is_writer, local, on_writer
 from jaxpg.training._position import MAX_BLOCK, Position, all_finite, history, play_block, recent_return
 from jaxpg.training._store import Store
 from jaxpg.training.interrupt import Interrupt
@@ -71,7 +73,10 @@ class Run:
                     self._play_block()
         except KeyboardInterrupt:
             self.stopped = "interrupted"
-        except Exception:
+        except Exception as error:
+            if jax.process_count() > 1:  # The others may be gone: nothing can be done together any more.
+                error.add_note(lost(self.store))
+                raise
             # Somebody's callback, a device without memory: the error goes on, what there is is kept.
             if self.store is not None:
                 self._log()
@@ -84,7 +89,7 @@ class Run:
         position = self.position
         if self._refused and self.nonfinite != "skip":
             return "nonfinite"
-        if not all_finite(position.state.params):
+        if not all_finite(local(position.state.params)):
             self.problem = describe_params(position.num_updates)
             return "nonfinite"
         spent = position.num_env_steps >= self.num_env_steps
@@ -95,7 +100,9 @@ class Run:
             return "callback"
         if spent:
             return "budget"
-        return {None: "", signal.SIGTERM: "terminated"}.get(self.interrupt.signal, "interrupted")
+        if not any_of(self.interrupt.requested):
+            return ""
+        return "terminated" if any_of(self.interrupt.signal == signal.SIGTERM) else "interrupted"
 
     def _evaluate(self, reason: str) -> None:
         """Evaluates where that is due, and at the end of the run, but not where it has to leave and will go on."""
@@ -122,7 +129,7 @@ class Run:
         if self.store is not None:
             self.store.record(rows, evaluations)
         self.bar.update(position.num_env_steps, position.blocks, next(iter(position.evaluations[-1:]), None))
-        if not self.loggers:
+        if not self.loggers or not is_writer():
             return
         extra = {row["update"]: row for row in evaluations}
         for row in rows or [{"update": position.num_updates, "total_env_steps": position.num_env_steps}]:
@@ -148,9 +155,12 @@ class Run:
             self.algorithm, position, left, limit, self.nonfinite != "skip", self.mesh
         )
         seconds = time.perf_counter() - before
+        seconds = agree(seconds)  # What depends on the clock must not differ between processes.
         self._limit = int(np.clip(limit * BLOCK_SECONDS / max(seconds, 1e-3), 1, min(2 * limit, MAX_BLOCK)))
         self._look_for_refused()
-        self._called_stop = self.callback is not None and bool(self.callback(position.blocks[-1]))
+        if self.callback is not None:
+            callback = self.callback
+            self._called_stop = on_writer(lambda: bool(callback(position.blocks[-1])))
 
     def _look_for_refused(self) -> None:
         block = self.position.blocks[-1]
@@ -169,7 +179,7 @@ class Run:
         """The fields of `TrainResult`."""
         position, best = self.position, self.position.best
         return {
-            "params": position.state.params,
+            "params": local(position.state.params),
             "state": position.state,
             "history": history(position.blocks),
             "num_env_steps": position.num_env_steps,
@@ -181,6 +191,15 @@ class Run:
             "best_return": None if best is None else best.episode_return,
             "num_nonfinite": sum(len(refused_updates(block)) for block in position.blocks),
         }
+
+
+def lost(store: Any) -> str:
+    """What to do about an error in a job of several processes."""
+    kept = "without a directory nothing is kept" if store is None else f"it goes on from its newest checkpoint in {store.path}"
+    return (
+        f"process {jax.process_index()} of {jax.process_count()}: if another process of the job has died, its own output "
+        f"says why; start the whole job again: {kept}"
+    )
 
 
 def _next_look(num_updates: int) -> int:

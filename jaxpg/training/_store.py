@@ -8,8 +8,9 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,6 +19,7 @@ from jaxpg.training import checkpoints
 from jaxpg.training._describe import (
     about,
     fingerprint,
+    from_host,
     generator_of,
     key_from_record,
     key_record,
@@ -26,6 +28,7 @@ from jaxpg.training._describe import (
 )
 from jaxpg.training._evaluator import COLUMNS
 from jaxpg.training._files import check_manifest, check_writable, locked, remove_folder, replace_file
+from jaxpg.training._hosts import any_of, gather, is_writer, local, on_writer
 from jaxpg.training._position import Best, Position
 from jaxpg.training._records import Records, column, free_name, to_float
 
@@ -33,6 +36,18 @@ __all__ = ["Store"]
 
 SECONDS = 60.0  # Between checkpoints where `checkpoint_every` is not given; more where saving takes long.
 MOST_OF_TIME = 0.05  # That saving may take.
+
+
+class _Packed(NamedTuple):
+    """What the other processes have to know of a run that goes on, as plain data."""
+
+    state: list[np.ndarray]
+    best: Best | None
+    position: Position
+    seconds: float
+    start: dict[str, Any]
+    saved: tuple[int, int] | None
+    tried_at: int
 
 
 class Store:
@@ -56,27 +71,62 @@ class Store:
     ) -> Iterator[tuple["Store", Any, Position | None, float]]:
         """(the store, the run's key, where its newest whole checkpoint stands or None, the seconds until then)."""
         path = checkpoints.as_path("directory", directory)
-        check_writable(path)
-        with locked(path):
+        with contextlib.ExitStack() as stack:
             store = cls(path, algorithm, every, keep)
-            store._clean()
-            names = checkpoints.checkpoint_names(store._checkpoints)
-            if names:
-                position, seconds = store._resume(names, key, state)
-                yield store, store._key, position, seconds
-                return
-            if store._metrics.path.exists() and store._metrics.path.stat().st_size:
-                raise ValueError(
-                    f"directory: {path} holds {store._metrics.path.name} of a run, but no checkpoint to go on from; "
-                    f"name another directory, or move the file away"
-                )
-            store._key = key
-            store._start = {
-                "key": None if key is None else key_record(key),
-                "state": None if state is None else fingerprint(state),
-                "generator": generator_of(key if state is None else state),
-            }
-            yield store, key, None, 0.0
+            found = on_writer(lambda: store._begin_or_resume(stack, key, state))
+            if isinstance(found, _Packed):
+                found = store._unpack(found, state)
+            if found is None:
+                yield store, key, None, 0.0
+            else:
+                yield store, store._key, *found
+
+    def _begin_or_resume(self, stack: contextlib.ExitStack, key: Any, state: Any) -> Any:
+        """(where the newest whole checkpoint stands, the seconds until then), or None where there is none."""
+        check_writable(self.path)
+        stack.enter_context(locked(self.path))
+        self._clean()
+        names = checkpoints.checkpoint_names(self._checkpoints)
+        if names:
+            position, seconds = self._resume(names, key, state)
+            return (position, seconds) if jax.process_count() == 1 else self._pack(position, seconds)
+        if self._metrics.path.exists() and self._metrics.path.stat().st_size:
+            raise ValueError(
+                f"directory: {self.path} holds {self._metrics.path.name} of a run, but no checkpoint to go on from; "
+                f"name another directory, or move the file away"
+            )
+        self._key = key
+        self._start = {
+            "key": None if key is None else key_record(key),
+            "state": None if state is None else fingerprint(state),
+            "generator": generator_of(key if state is None else state),
+        }
+        return None
+
+    def _pack(self, position: Position, seconds: float) -> "_Packed":
+        """What the other processes have to know to go on."""
+        best = position.best
+        return _Packed(
+            state=gather(jax.tree.leaves(position.state)),
+            best=None if best is None else best._replace(params=gather(jax.tree.leaves(best.params))),
+            position=position._replace(state=None, best=None),
+            seconds=seconds,
+            start=self._start,
+            saved=self._saved,
+            tried_at=self._tried_at,
+        )
+
+    def _unpack(self, packed: "_Packed", state: Any) -> tuple[Position, float]:
+        like = checkpoints.template(self._algorithm, {"start": packed.start}, state)
+        self._start, self._saved, self._tried_at = packed.start, packed.saved, packed.tried_at
+        self._key = None if packed.start["key"] is None else key_from_record(packed.start["key"])
+
+        def of(arrays: list, like: Any) -> Any:
+            leaves, structure = jax.tree.flatten(like)
+            return structure.unflatten([from_host(array, leaf) for array, leaf in zip(arrays, leaves)])
+
+        best = None if packed.best is None else packed.best._replace(params=of(packed.best.params, like.params))
+        return packed.position._replace(state=of(packed.state, like), best=best), packed.seconds
 
     def _clean(self) -> None:
         """Removes what saves and removals that were cut off have left; checkpoints have other names."""
@@ -156,8 +206,20 @@ class Store:
 
     def begin(self, position: Position) -> None:
         """The first checkpoint, before anything is computed: OSError or ValueError if it cannot be written."""
-        self._save(position, 0.0)
-        self._write_run(about(self._algorithm), versions(), _now())
+        trees = self._trees(position)
+
+        def write() -> None:
+            self._save(position, trees, 0.0)
+            self._write_run(about(self._algorithm), versions(), _now())
+
+        on_writer(write)
+        self._saved = (position.num_updates, len(position.evaluations))
+
+    def _trees(self, position: Position) -> dict[str, Any]:
+        """What a checkpoint holds, whole in every process; all have to call it."""
+        best = position.best
+        trees = {"state": position.state} | ({} if best is None else {"best": best.params})
+        return trees if jax.process_count() == 1 else {name: local(tree) for name, tree in trees.items()}
 
     def _write_run(self, what: Mapping[str, Any], found: Mapping[str, str], started: str | None) -> None:
         content = {**what, "start": self._start, "versions": found, "started": started}
@@ -165,6 +227,8 @@ class Store:
 
     def record(self, rows: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
         """Adds rows to metrics.jsonl and evaluations.jsonl."""
+        if not is_writer():
+            return
         self._metrics.add(rows)
         self._evaluations.add(evaluations)
         with self._reported("the metrics", self._metrics.path):
@@ -179,19 +243,30 @@ class Store:
         """Whether it is time for a checkpoint."""
         if self._every is not None:
             return num_env_steps // self._every > self._tried_at // self._every
-        return time.monotonic() - self._tried_time > max(SECONDS, self._save_seconds / MOST_OF_TIME)
+        return any_of(time.monotonic() - self._tried_time > max(SECONDS, self._save_seconds / MOST_OF_TIME))
 
     def save(self, position: Position, seconds: float) -> None:
         """Writes a checkpoint, if there is anything new, and removes old ones; a failure is a warning."""
         if self._unsaved_best is not None:
             self.save_best(self._unsaved_best)
-        if self._saved == (position.num_updates, len(position.evaluations)):
+        newest = (position.num_updates, len(position.evaluations))
+        if self._saved == newest:
             return
-        with self._reported("a checkpoint", self._checkpoints / f"{position.num_updates:08d}"):
-            self._save(position, seconds)
+        trees = self._trees(position)
+
+        def write() -> bool:
+            with self._reported("a checkpoint", self._checkpoints / f"{position.num_updates:08d}"):
+                self._save(position, trees, seconds)
+                return True
+            return False
+
+        self._saved = newest if on_writer(write) else None
+        self._tried_at, self._tried_time = position.num_env_steps, time.monotonic()
 
     def save_best(self, best: Best) -> None:
         """Writes the best parameters; a failure is a warning, and the next `save` tries again."""
+        if not is_writer():
+            return
         self._unsaved_best = best
         with self._reported("the best parameters", self._best / f"{best.num_updates:08d}"):
             if self._has_best(best.num_updates):  # Written before the run was killed and went on from an older one.
@@ -221,14 +296,13 @@ class Store:
             checkpoints.update_of(name) == num_updates and check_manifest(self._best / name) is None for name in names
         )
 
-    def _save(self, position: Position, seconds: float) -> None:
+    def _save(self, position: Position, trees: dict[str, Any], seconds: float) -> None:
         self._tried_at, start = position.num_env_steps, time.monotonic()
         try:
             # What the checkpoint counts on is on the disk before it is.
             self._metrics.flush(sync=True)
             self._evaluations.flush(sync=True)
             best = position.best
-            trees = {"state": position.state} | ({} if best is None else {"best": best.params})
             checkpoints.write_checkpoint(
                 self._checkpoints,
                 position.num_updates,

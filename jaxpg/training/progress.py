@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxpg.training._hosts import is_writer
+
 __all__ = ["Progress", "title"]
 
 
@@ -23,7 +25,7 @@ class Progress:
         self._total, self._before = num_env_steps, taken
         self._start = time.perf_counter()
         self._return = "no episode has ended yet"
-        if sys.stderr.isatty() if wanted is None else wanted:
+        if is_writer() and (sys.stderr.isatty() if wanted is None else wanted):
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
