@@ -38,7 +38,10 @@ def environment(max_steps=4):
     )  # fmt: skip
 
 
-def tiny(*, refused_at=None, name="tiny", config=None, width=2, steps_of_an_update=None, wild=False, env=None):
+def tiny(
+    *, refused_at=None, name="tiny", config=None, width=2, steps_of_an_update=None, wild=False, env=None,
+    learning_rate=0.1,
+):  # fmt: skip
     """Random walks of `width` parameters towards action 1; each update takes 3 to 9 env steps.
 
     `refused_at`: the update (from 1) that meets NaN and is not applied. `steps_of_an_update`: fixed instead of drawn.
@@ -50,7 +53,7 @@ def tiny(*, refused_at=None, name="tiny", config=None, width=2, steps_of_an_upda
         init=lambda key: {"logits": jnp.zeros(width), "network": base.init(key), "none": jnp.zeros((0, 3))},
         apply=lambda params, observation: base.apply(params["network"], observation),
     )
-    optimizer = optax.adam(0.1)
+    optimizer = optax.adam(learning_rate)
 
     def init(key):
         first, rest = jax.random.split(key)

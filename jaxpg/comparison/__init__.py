@@ -8,6 +8,6 @@
 from jaxpg.comparison.contest import compare
 from jaxpg.comparison.moments import GradientMoments, Truth, gradient_moments
 from jaxpg.comparison.text import table
-from jaxpg.plot_comparison import plot
+from jaxpg.plot.comparisons import plot
 
 __all__ = ["GradientMoments", "Truth", "compare", "gradient_moments", "plot", "table"]

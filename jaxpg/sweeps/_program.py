@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpg._mesh import along_devices
+from jaxpg._mesh import along_devices, sharded
 from jaxpg.algorithms._parts import finite
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.lanes import select, strong
@@ -61,7 +61,7 @@ class Program:
         def start(traced, keys):
             return strong(jax.vmap(lambda traced, key: self.build(traced).init(key))(traced, keys))
 
-        return jax.jit(along_devices(self.mesh, start, cut=(0, 1)), compiler_options=compiler_options())
+        return self._compiled(start, (0, 1), 0)
 
     @functools.cached_property
     def block(self) -> Callable[..., Block]:
@@ -97,8 +97,7 @@ class Program:
             states, metrics, _, _ = jax.lax.while_loop(going, body, start)
             return Block(states, metrics)
 
-        laid_out = along_devices(self.mesh, run, cut=(0, 1, 2), axes=Block(0, 1))
-        return jax.jit(laid_out, donate_argnums=1, compiler_options=compiler_options())
+        return self._compiled(run, (0, 1, 2), Block(0, 1), donate_argnums=1)
 
     @functools.cached_property
     def evaluate(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
@@ -117,5 +116,11 @@ class Program:
             error = jnp.std(returns, ddof=1) / jnp.sqrt(len(returns)) if len(returns) > 1 else jnp.nan
             return jnp.mean(returns), jnp.asarray(error, returns.dtype)
 
-        laid_out = along_devices(self.mesh, jax.vmap(play), cut=(0, 1, 2))
-        return jax.jit(laid_out, compiler_options=compiler_options())
+        return self._compiled(jax.vmap(play), (0, 1, 2), 0)
+
+    def _compiled(self, function: Callable, cut: tuple[int, ...], axes: Any, **options: Any) -> Callable:
+        """The function, each device of the mesh with its part of the runs; results have their [run] axes at `axes`."""
+        if self.mesh is not None:  # Said again: arrays without entries would be laid out otherwise.
+            options["out_shardings"] = jax.tree.map(functools.partial(sharded, self.mesh), axes)
+        laid_out = along_devices(self.mesh, function, cut=cut, axes=axes)
+        return jax.jit(laid_out, compiler_options=compiler_options(), **options)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.plot import paper_style
+from jaxpg.plot.style import paper_style
 from jaxpg.render_canvas import COLORS
 
 __all__ = ["plot"]

@@ -1,4 +1,4 @@
-"""Figures for papers: matplotlib axes in and out, colours for readers with any colour vision."""
+"""Learning curves of one set of runs: seeds, mean and band."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,37 +6,10 @@ from typing import Any
 import numpy as np
 
 from jaxpg import _check
+from jaxpg.plot.style import own_axes, short
 from jaxpg.render_canvas import COLORS
 
-__all__ = ["PAPER_STYLE", "learning_curves", "mean_and_interval", "on_common_steps", "paper_figure", "paper_style"]
-
-# For a column of 3.4 inches: text as large as the paper's footnotes, thin frames, nothing that does not carry data.
-PAPER_STYLE: dict[Any, Any] = {
-    "font.size": 8.0, "axes.labelsize": 8.0, "axes.titlesize": 8.5, "legend.fontsize": 7.0,
-    "xtick.labelsize": 7.0, "ytick.labelsize": 7.0, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.color": "#E4E7EB", "grid.linewidth": 0.5,
-    "axes.axisbelow": True, "legend.frameon": False, "lines.solid_capstyle": "round", "savefig.dpi": 300,
-    "pdf.fonttype": 42, "figure.facecolor": "white", "axes.facecolor": "white",
-}  # fmt: skip
-
-
-def paper_style() -> Any:
-    """A context in which matplotlib uses `PAPER_STYLE`: `with paper_style(): …`, saving the figure included."""
-    import matplotlib
-
-    return matplotlib.rc_context(PAPER_STYLE)
-
-
-def paper_figure(width: float = 3.4, height: float = 2.3) -> tuple[Any, Any]:
-    """A figure of a paper column's width (inches) with one pair of axes: (figure, axes). Needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with paper_style():
-        figure = Figure((width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure, figure.add_subplot()
+__all__ = ["learning_curves", "mean_and_interval", "on_common_steps"]
 
 
 def learning_curves(
@@ -77,7 +50,7 @@ def learning_curves(
     mean, low, high = mean_and_interval(curves, confidence=confidence)
     if len(curves) == 1:
         grid, mean = _seeds(steps, returns)[0]  # Nothing to average: its own points.
-    ax = _own_axes() if ax is None else ax
+    ax = own_axes() if ax is None else ax
     num_seeds = len(curves)
     if target is not None:
         _check.number("target", target)
@@ -111,7 +84,7 @@ def learning_curves(
     ax.set_xlabel("environment steps")
     ax.set_ylabel("episode return")
     ax.set_xlim(left=0)
-    ax.xaxis.set_major_formatter(lambda value, _: _short(value))
+    ax.xaxis.set_major_formatter(lambda value, _: short(value))
     ax.margins(x=0.01)
     return ax
 
@@ -180,19 +153,3 @@ def _seeds(steps: Sequence[Any], returns: Sequence[Any]) -> list[tuple[np.ndarra
             )
         seeds.append((x, y))
     return seeds
-
-
-def _own_axes() -> Any:
-    """Axes of a new figure, which a notebook shows by itself."""
-    from matplotlib import pyplot
-
-    with paper_style():
-        return pyplot.subplots(figsize=(3.4, 2.3), layout="constrained")[1]
-
-
-def _short(number: float) -> str:
-    """150000 -> '150k'."""
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:g}{suffix}"
-    return f"{number:g}"

@@ -1,0 +1,335 @@
+"""`mesh=` of `train` and `sweep`, and several processes: the same numbers on any number of devices."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+
+import jaxpg
+from jaxpg import _mesh
+
+SETTING = """
+import jax, jaxpg, numpy as np, sys
+from jax.sharding import Mesh
+env = jaxpg.make("CartPole-v1", max_steps=12)
+policy = jaxpg.policies.mlp(env, (4,))
+makers = {
+    "a2c": lambda: jaxpg.a2c(env, policy, num_envs=8, num_steps=5, scale_rewards=True),
+    "normalized": lambda: jaxpg.a2c(env, jaxpg.policies.normalized(policy), num_envs=8, num_steps=5),
+    "ppo": lambda: jaxpg.ppo(env, policy, num_envs=8, num_steps=6, num_epochs=2, num_minibatches=2),
+    "recurrent": lambda: jaxpg.ppo(env, jaxpg.policies.recurrent(env, 4), num_envs=16, num_steps=6, num_epochs=1,
+                                   num_minibatches=2),
+    "reinforce": lambda: jaxpg.reinforce(env, policy, num_episodes=16),
+    "npg": lambda: jaxpg.npg(env, policy, num_envs=8, num_steps=6),
+    "trpo": lambda: jaxpg.trpo(env, policy, num_envs=8, num_steps=6),
+    "v_mpo": lambda: jaxpg.v_mpo(env, policy, num_envs=8, num_steps=6),
+    "impala": lambda: jaxpg.impala(env, policy, num_envs=8, num_steps=6),
+    "pgpe": lambda: jaxpg.pgpe(env, policy, num_perturbations=8),
+}
+def mesh(*shape):
+    return Mesh(np.array(jax.devices()[:np.prod(shape)]).reshape(shape), ("a", "b")[:len(shape)])
+"""
+
+ALIKE = """
+for name in {names}:
+    algorithm = makers[name]()
+    runs = [jaxpg.train(algorithm, jax.random.key(1), num_env_steps=90, mesh=m, progress=False)
+            for m in (None, mesh(2), mesh(4, 2))]
+    one = runs[0]
+    for other in runs[1:]:
+        # The same episodes: counts and returns to the last digit.
+        for metric in ("num_episodes", "env_steps"):
+            assert np.array_equal(one.history[metric], other.history[metric]), (name, metric)
+        np.testing.assert_allclose(one.history["episode_return"], other.history["episode_return"], rtol=1e-6)
+        first = one.history["gradient_norm"][0], other.history["gradient_norm"][0]
+        np.testing.assert_allclose(*first, rtol={first})
+        size = max(float(np.abs(x).max()) for x in jax.tree.leaves(one.params))
+        for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
+            np.testing.assert_allclose(a, b, atol={last} * size, err_msg=name)
+        assert {{len(x.sharding.device_set) for x in jax.tree.leaves(other.params)}} == {{1}}
+"""
+
+
+@pytest.mark.parametrize(
+    "names, first, last",
+    [
+        (["a2c"], 1e-6, 1e-5),
+        pytest.param(["normalized", "ppo", "recurrent", "impala", "v_mpo"], 1e-6, 1e-5, marks=pytest.mark.slow),
+        pytest.param(["reinforce", "pgpe"], 1e-6, 1e-5, marks=pytest.mark.slow),
+        # Conjugate gradients amplify rounding.
+        pytest.param(["npg", "trpo"], 1e-6, 1e-3, marks=pytest.mark.slow),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) else "",
+)
+def test_training_is_the_same_on_one_two_and_eight_devices(run_in_subprocess, names, first, last):
+    run_in_subprocess(SETTING + ALIKE.format(names=names, first=first, last=last), devices=8, timeout=550)
+
+
+LAID_OUT = """
+from jaxpg.training._position import start, _compiled
+import jax.numpy as jnp, re
+algorithm, devices = makers["a2c"](), mesh(8)
+state = start(algorithm, devices, jax.random.key(0))
+def parts(x):
+    return x.addressable_data(0).shape
+assert parts(state.lanes.lanes.observation) == (1, 4) and parts(state.reward_scale.running) == (1,)
+assert parts(state.params["head"]["kernel"]) == (4, 2)
+after, metrics, count = _compiled(algorithm, devices)(state, jnp.int32(80), jnp.int32(2), jnp.bool_(True))
+assert jax.tree.map(lambda x: x.sharding, after) == jax.tree.map(lambda x: x.sharding, state)  # Nothing recompiles.
+try:
+    jaxpg.train(jaxpg.a2c(env, policy, num_envs=12, num_steps=5), jax.random.key(0), num_env_steps=10, mesh=devices)
+except ValueError as error:
+    assert "num_envs must be a multiple of 8, the devices of the mesh; got 12: the nearest are 8 or 16" in str(error)
+else:
+    raise AssertionError
+# The lanes play by themselves: no device waits for another while they do.
+from jaxpg import _mesh, segments
+def play(params, lanes):
+    with _mesh.over(devices):
+        return segments.segment(env, policy, params, lanes, 5)
+text = jax.jit(play).lower(state.params, state.lanes).compile().as_text()
+assert not re.findall("all-reduce|all-gather|all-to-all|collective-permute", text)
+print("fine")
+"""
+
+
+def test_lanes_are_laid_out_and_play_alone(run_in_subprocess):
+    assert "fine" in run_in_subprocess(SETTING + LAID_OUT, devices=8)
+
+
+RESUMED = """
+import warnings, tempfile
+warnings.simplefilter("ignore")
+algorithm = makers["a2c"]()
+whole = jaxpg.train(algorithm, jax.random.key(1), num_env_steps=200, progress=False)
+with tempfile.TemporaryDirectory() as folder:
+    for steps, m in ((80, mesh(8)), (120, None), (160, mesh(2)), (200, mesh(4, 2))):
+        result = jaxpg.train(algorithm, jax.random.key(1), num_env_steps=steps, mesh=m, progress=False,
+                             directory=folder)
+assert result.num_updates == whole.num_updates
+np.testing.assert_array_equal(result.history["num_episodes"], whole.history["num_episodes"])
+for a, b in zip(jax.tree.leaves(result.params), jax.tree.leaves(whole.params), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+print("fine")
+"""
+
+
+def test_a_run_goes_on_with_other_devices(run_in_subprocess):
+    assert "fine" in run_in_subprocess(SETTING + RESUMED, devices=8)
+
+
+SWEPT = """
+from tests.training_runs import tiny
+def sweep(m, **options):
+    return jaxpg.sweep(lambda learning_rate: tiny(learning_rate=learning_rate), {"learning_rate": [0.01, 0.1, 1.0]},
+                       seeds=5, key=jax.random.key(2), num_env_steps=90, mesh=m, progress=False, evaluate_every=40,
+                       evaluation_episodes=2, **options)
+one = sweep(None)
+for m, options in ((mesh(2), {}), ("auto", {}), (mesh(4, 2), {"runs_per_batch": 3})):
+    other = sweep(m, **options)
+    assert one.drop_vars("wall_time").identical(other.drop_vars("wall_time")), options
+    assert float(np.nanmax(other.wall_time)) > 0
+print("fine")
+"""
+
+
+def test_sweeps_are_the_same_on_any_devices(run_in_subprocess):
+    assert "fine" in run_in_subprocess(SETTING + SWEPT, devices=8)
+
+
+TRAP = """
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+x, w = jnp.arange(8.0), jnp.float32(2.0)
+def of_share(w, x):
+    return jax.grad(lambda w: jnp.mean(w * x))(w)
+def mean_over(check):
+    def f(w, x):
+        return jax.lax.pmean(of_share(w, x), "a")
+    return float(jax.shard_map(f, mesh=mesh(8), in_specs=(P(), P("a")), out_specs=P(), check_vma=check)(w, x))
+right = float(jnp.mean(x))
+assert mean_over(False) == right
+assert mean_over(True) == 8 * right  # Why everything here is computed with check_vma=False.
+from jaxpg import _mesh
+f = _mesh.along_devices(mesh(8), lambda w, x: jax.lax.pmean(of_share(w, x), "a")[None], cut=(1,))
+np.testing.assert_allclose(f(w, x), np.full(8, right))
+print("fine")
+"""
+
+
+def test_gradients_inside_a_mesh_are_not_summed_twice(run_in_subprocess):
+    assert "fine" in run_in_subprocess(SETTING + TRAP, devices=8)
+
+
+def test_meshes_that_are_none(monkeypatch):
+    assert _mesh.as_mesh("mesh", None) is None and _mesh.current() is None
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)
+    assert _mesh.as_mesh("mesh", "auto") is None
+    with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh, 'auto' for all devices, or None; got str"):
+        _mesh.as_mesh("mesh", "all")
+    with pytest.raises(TypeError, match="mesh must be"):
+        env = jaxpg.make("CartPole-v1")
+        jaxpg.policy_gradient(env, jaxpg.policies.mlp(env), num_episodes=4, mesh=3)  # type: ignore[arg-type]
+
+
+# --- Processes --------------------------------------------------------------------------------------------------------
+
+HOST = """
+import sys
+import jaxpg
+process, processes, port, directory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+steps = int(sys.argv[5])
+assert jaxpg.use_hosts(f"127.0.0.1:{port}", processes, process, cpu_devices=4 // processes) == processes
+import jax, numpy as np
+from tests.training_runs import tiny
+assert jax.device_count() == 4
+env = jaxpg.make("CartPole-v1", max_steps=12)
+algorithm = jaxpg.a2c(env, jaxpg.policies.mlp(env, (4,)), num_envs=8, num_steps=5)
+seen = []
+result = jaxpg.train(algorithm, jax.random.key(1), num_env_steps=steps, mesh="auto", directory=directory + "/run",
+                     evaluate_every=80, evaluation_episodes=4, loggers=[type("L", (), {
+                         "log": lambda self, metrics, step: seen.append(step), "close": lambda self: None})()],
+                     callback=lambda block: False, progress=False)
+assert bool(seen) == (process == 0)
+np.savez(f"{directory}/{process}.npz", *jax.tree.leaves(result.params), updates=result.num_updates,
+         returns=result.evaluations["episode_return"], evaluated=result.evaluations["update"], episodes=result.history["num_episodes"])
+runs = jaxpg.sweep(lambda learning_rate: tiny(learning_rate=learning_rate), {"learning_rate": [0.01, 0.1]}, seeds=3,
+                   key=jax.random.key(2), num_env_steps=60, mesh="auto", directory=directory + "/sweep",
+                   evaluate_every=40, evaluation_episodes=2, progress=False)
+runs.to_netcdf(f"{directory}/{process}.nc", engine="h5netcdf")
+"""
+
+
+def start_processes(code, number, *arguments):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "host_platform_device_count" not in flag]
+    environment = {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), str(i), str(number), str(port), *map(str, arguments)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )  # fmt: skip
+        for i in range(number)
+    ]
+
+
+def join(processes, timeout=300):
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, output in zip(processes, outputs):
+        assert process.returncode == 0, output[-5000:]
+
+
+def of_one_process(steps, tmp_path):
+    env = jaxpg.make("CartPole-v1", max_steps=12)
+    algorithm = jaxpg.a2c(env, jaxpg.policies.mlp(env, (4,)), num_envs=8, num_steps=5)
+    return jaxpg.train(
+        algorithm, jax.random.key(1), num_env_steps=steps, evaluate_every=80, evaluation_episodes=4, progress=False
+    )
+
+
+def compare(tmp_path, process, whole, swept):
+    with np.load(tmp_path / f"{process}.npz") as found:
+        assert int(found["updates"]) == whole.num_updates
+        np.testing.assert_array_equal(found["episodes"], whole.history["num_episodes"])
+        # A run that goes on has the evaluation at its former end besides.
+        both = np.isin(found["evaluated"], whole.evaluations["update"])
+        np.testing.assert_array_equal(found["evaluated"][both], whole.evaluations["update"])
+        np.testing.assert_allclose(found["returns"][both], whole.evaluations["episode_return"], rtol=1e-6)
+        for i, leaf in enumerate(jax.tree.leaves(whole.params)):
+            np.testing.assert_allclose(found[f"arr_{i}"], leaf, rtol=1e-4, atol=1e-6)
+    import xarray
+
+    with xarray.open_dataset(tmp_path / f"{process}.nc") as runs:
+        assert runs.drop_vars("wall_time").identical(swept.drop_vars("wall_time"))
+
+
+@pytest.mark.slow
+def test_processes_train_and_sweep_as_one(tmp_path):
+    """Two processes, then four that go on from their checkpoint, against one process with one device."""
+    from tests.training_runs import tiny
+
+    swept = jaxpg.sweep(
+        lambda learning_rate: tiny(learning_rate=learning_rate), {"learning_rate": [0.01, 0.1]}, seeds=3,
+        key=jax.random.key(2), num_env_steps=60, evaluate_every=40, evaluation_episodes=2, progress=False,
+    )  # fmt: skip
+    for number, steps in ((2, 120), (4, 240)):
+        join(start_processes(HOST, number, tmp_path, steps))
+        whole = of_one_process(steps, tmp_path)
+        for process in range(number):
+            compare(tmp_path, process, whole, swept)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+
+
+DYING = """
+import os, sys, jaxpg
+jaxpg.use_hosts(f"127.0.0.1:{sys.argv[3]}", 2, int(sys.argv[1]), heartbeat_timeout_seconds=10)
+import jax
+env = jaxpg.make("CartPole-v1", max_steps=12)
+algorithm = jaxpg.a2c(env, jaxpg.policies.mlp(env, (4,)), num_envs=8, num_steps=5)
+def callback(block):
+    print("at", int(block["total_env_steps"][-1]), flush=True)
+jaxpg.train(algorithm, jax.random.key(1), num_env_steps=10**9, mesh="auto", directory=sys.argv[4], checkpoint_every=80,
+            callback=callback, progress=False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_process_that_dies_ends_the_job_and_it_goes_on(tmp_path, dies):
+    processes = start_processes(DYING, 2, tmp_path / "run")
+    output = processes[0].stdout
+    assert output is not None
+    while "at" not in (line := output.readline()):
+        assert line, "the first process ended"
+    for _ in range(5):
+        output.readline()
+    processes[dies].kill()
+    told, _ = processes[1 - dies].communicate(timeout=60)
+    assert processes[1 - dies].returncode != 0
+    assert "another task died" in told or "another process of the job has died" in told
+    assert f"newest checkpoint in {tmp_path / 'run'}" in told or dies == 0
+    processes[dies].communicate()
+    env = jaxpg.make("CartPole-v1", max_steps=12)
+    algorithm = jaxpg.a2c(env, jaxpg.policies.mlp(env, (4,)), num_envs=8, num_steps=5)
+    found = jaxpg.load_checkpoint(tmp_path / "run", algorithm)
+    assert found.num_env_steps >= 80
+    more = jaxpg.train(
+        algorithm, jax.random.key(1), num_env_steps=found.num_env_steps + 40, directory=tmp_path / "run",
+        checkpoint_every=80, progress=False,
+    )  # fmt: skip
+    assert more.num_env_steps >= found.num_env_steps + 40
+
+
+def test_wrong_arguments_of_hosts_are_refused(run_in_subprocess):
+    with pytest.raises(ValueError, match=r"none of them; \['process_id'\] missing"):
+        jaxpg.use_hosts("a:1", 2)
+    with pytest.raises(ValueError, match='coordinator_address must be "host:port"; got'):
+        jaxpg.use_hosts("here", 2, 0)
+    with pytest.raises(ValueError, match="process_id must be from 0 to 1; got 2"):
+        jaxpg.use_hosts("a:1", 2, 2)
+    with pytest.raises(ValueError, match="heartbeat_timeout_seconds must be"):
+        jaxpg.use_hosts("a:1", 2, 1, heartbeat_timeout_seconds=0)
+    code = """
+    import jax, jaxpg
+    jax.devices()
+    try:
+        jaxpg.use_hosts("127.0.0.1:1", 1, 0)
+    except RuntimeError as error:
+        print(error)
+    """
+    assert "came too late" in run_in_subprocess(code)
