@@ -17,6 +17,7 @@ import concurrent.futures
 import json
 import os
 import sys
+import time
 
 import jax
 import numpy as np
@@ -24,7 +25,6 @@ import numpy as np
 import jaxpg
 from benchmarks import common
 from jaxpg.algorithms import presets
-from jaxpg.cli.seeds import train_seeds
 from jaxpg.training.devices import set_xla_flags
 
 # (algorithm, environment): (target for the mean over seeds, what others report)
@@ -79,7 +79,12 @@ class Runner:
         algorithm = presets.make(algorithm_name, env, steps, **({} if plain_name == env_name else {"network": "mlp"}))
         chosen = slice(*part)
         train_keys, test_keys = (jax.random.split(key, seeds)[chosen] for key in jax.random.split(jax.random.key(2026)))
-        runs = train_seeds(algorithm, train_keys, steps)
+        start = time.perf_counter()
+        runs, params = jaxpg.sweep(
+            lambda: algorithm, {}, seeds=part[1] - part[0], key=train_keys, num_env_steps=steps, return_params=True
+        )
+        run_seconds = float(runs.wall_time.max())
+        compile_seconds = time.perf_counter() - start - run_seconds
         deterministic = bool(algorithm.config.get("deterministic", False))
 
         def score(key, params):
@@ -87,9 +92,9 @@ class Runner:
                 key, env, algorithm.policy, params, num_episodes=episodes, deterministic=deterministic
             ).returns
 
-        returns = np.asarray(jax.jit(jax.vmap(score))(test_keys, runs.params), float).mean(axis=1)
+        returns = np.asarray(jax.jit(jax.vmap(score))(test_keys, params.stacked()), float).mean(axis=1)
         config = json.loads(json.dumps(dict(algorithm.config), default=str))
-        return returns.tolist(), runs.compile_seconds, runs.run_seconds, config
+        return returns.tolist(), compile_seconds, run_seconds, config
 
 
 def measure(runners, algorithm_name, env_name, seeds, num_env_steps, episodes):

@@ -30,7 +30,6 @@ from jaxpg.cli.console import rate, with_error
 from jaxpg.cli.plot import read_curves
 from jaxpg.cli.report import interquartile_mean
 from jaxpg.cli.run_folder import RunFolder, as_json
-from jaxpg.cli.seeds import train_seeds
 from jaxpg.cli.train import settings_of
 from jaxpg.training.checkpoints import load_best
 from jaxpg.training.evaluate import Evaluation
@@ -1002,7 +1001,7 @@ def test_interquartile_mean():
     assert interquartile_mean([1.0, 5.0, 9.0]) == 5.0 and interquartile_mean([2.0]) == 2.0
 
 
-# --- many seeds, and the demo ----------------------------------------------------------------------------------------
+# --- the demo ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -1010,28 +1009,6 @@ def algorithm():
     env = jaxpg.make("CartPole-v1", max_steps=60)
     return jaxpg.reinforce(
         env, jaxpg.policies.mlp(env, (8,)), jaxpg.policies.value_mlp(env, (8,)), num_episodes=4, critic_steps=2
-    )
-
-
-@pytest.mark.slow
-def test_seeds_run_as_they_would_alone_and_each_to_its_own_end(algorithm, key):
-    keys = jax.random.split(key, 3)
-    runs = train_seeds(algorithm, keys, 700)
-    for steps, returns in zip(runs.steps, runs.returns):
-        assert steps[-2] < 700 <= steps[-1] and len(steps) == len(returns)
-    numbers = [len(steps) for steps in runs.steps]
-    assert len(set(numbers)) > 1  # Some had to wait for others.
-
-    seed = int(np.argmin(numbers))
-    state, step = algorithm.init(keys[seed]), jax.jit(algorithm.step)
-    for update in range(numbers[seed]):
-        state, metrics = step(state)
-        assert metrics["env_steps"] == np.diff(runs.steps[seed], prepend=0)[update]
-        np.testing.assert_allclose(metrics["episode_return"], runs.returns[seed][update], rtol=1e-6)
-    jax.tree.map(
-        lambda alone, together: np.testing.assert_allclose(alone, together[seed], rtol=1e-4, atol=1e-5),
-        state.params,
-        runs.params,
     )
 
 

@@ -198,7 +198,8 @@ result = jaxpg.train(algorithm, jax.random.key(1), num_env_steps=steps, mesh="au
                      callback=lambda block: False, progress=False)
 assert bool(seen) == (process == 0)
 np.savez(f"{directory}/{process}.npz", *jax.tree.leaves(result.params), updates=result.num_updates,
-         returns=result.evaluations["episode_return"], evaluated=result.evaluations["update"], episodes=result.history["num_episodes"])
+         returns=result.evaluations["episode_return"], evaluated=result.evaluations["update"],
+         episodes=result.history["num_episodes"])
 runs = jaxpg.sweep(lambda learning_rate: tiny(learning_rate=learning_rate), {"learning_rate": [0.01, 0.1]}, seeds=3,
                    key=jax.random.key(2), num_env_steps=60, mesh="auto", directory=directory + "/sweep",
                    evaluate_every=40, evaluation_episodes=2, progress=False)

@@ -290,6 +290,35 @@ def test_one_update_of_real_algorithms_is_that_of_a_single_run(bandit):
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), mine, state.params)
 
 
+@pytest.mark.slow
+def test_keys_may_be_given_and_updates_of_whole_episodes_end_each_run_by_itself():
+    env = jaxpg.make("CartPole-v1", max_steps=60)
+    algorithm = jaxpg.reinforce(
+        env, jaxpg.policies.mlp(env, (8,)), jaxpg.policies.value_mlp(env, (8,)), num_episodes=4, critic_steps=2
+    )
+    keys = jax.random.split(jax.random.key(0), 3)
+    runs, params = jaxpg.sweep(
+        lambda: algorithm, {}, seeds=3, key=keys, num_env_steps=700, return_params=True, progress=False
+    )
+    numbers = runs.num_updates.values
+    assert len(set(numbers)) > 1  # Some had to wait for others.
+    for seed in (int(np.argmin(numbers)), int(np.argmax(numbers))):
+        state, step = algorithm.init(keys[seed]), jax.jit(algorithm.step)
+        one, taken = runs.isel(seed=seed), 0
+        for update in range(numbers[seed]):
+            assert taken < 700
+            state, metrics = step(state)
+            taken += int(metrics["env_steps"])
+            assert taken == one.env_steps[update]
+            np.testing.assert_allclose(metrics["episode_return"], one.episode_return[update], rtol=1e-6)
+        assert taken >= 700
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state.params, params(seed=seed)
+        )
+    with pytest.raises(ValueError, match="one for each of the 2 seeds; got 3"):
+        jaxpg.sweep(lambda: algorithm, {}, seeds=2, key=keys, num_env_steps=700)
+
+
 # --- Memory -----------------------------------------------------------------------------------------------------------
 
 

@@ -3,8 +3,6 @@
 import time
 from typing import Any
 
-import numpy as np
-
 from jaxpg.cli import devices
 from jaxpg.cli.commands import Demo
 from jaxpg.cli.console import console, facts, heading, rate, say_files, seconds
@@ -36,10 +34,12 @@ def run_demo(command: Demo) -> None:
     algorithm = jaxpg.reinforce(env, jaxpg.policies.mlp(env), jaxpg.policies.value_mlp(env))
     solve_key, seeds_key, film_key = jax.random.split(jax.random.key(command.seed), 3)
     params = _train_until_solved(output, algorithm, solve_key, max_env_steps)
-    runs = _train_seeds(output, algorithm, jax.random.split(seeds_key, num_seeds), num_env_steps)
+    runs = _train_seeds(output, algorithm, seeds_key, num_seeds, num_env_steps)
 
     with output.status("drawing"):
-        folder.write_learning_curve("learning_curves.png", runs.steps, runs.returns, f"REINFORCE on {env.name}", SOLVED)
+        curves = [runs.isel(seed=i, update=runs.env_steps[i].notnull()) for i in range(num_seeds)]
+        steps, returns = ([curve[name].values for curve in curves] for name in ("env_steps", "episode_return"))
+        folder.write_learning_curve("learning_curves.png", steps, returns, f"REINFORCE on {env.name}", SOLVED)
         folder.write_film("policy.gif", env, algorithm.policy, params, film_key)
     say_files(output, folder.written)
     output.print(f"\nAll in {seconds(time.perf_counter() - start)}.")
@@ -104,16 +104,21 @@ def solve(algorithm: Any, key: Any, target_return: float, max_env_steps: int) ->
         attempts += 1
 
 
-def _train_seeds(output: Any, algorithm: Any, keys: Any, num_env_steps: int) -> Any:
-    from jaxpg.cli.seeds import train_seeds
+def _train_seeds(output: Any, algorithm: Any, key: Any, num_seeds: int, num_env_steps: int) -> Any:
+    import jaxpg
 
-    heading(output, f"3  {len(keys)} seeds at once", f"{num_env_steps:,} steps each")
-    runs = train_seeds(algorithm, keys, num_env_steps)
-    last = np.array([returns[-1] for returns in runs.returns])
-    steps = sum(int(steps[-1]) for steps in runs.steps)
+    heading(output, f"3  {num_seeds} seeds at once", f"{num_env_steps:,} steps each, {devices.describe()}")
+    start = time.perf_counter()
+    runs = jaxpg.sweep(
+        lambda: algorithm, {}, seeds=num_seeds, key=key, num_env_steps=num_env_steps, mesh="auto"
+    )  # fmt: skip
+    duration, run_seconds = time.perf_counter() - start, float(runs.wall_time.max())
+    last = runs.episode_return.ffill("update").isel(update=-1)
+    steps = int(runs.env_steps.max("update").sum())
     facts(output, [
-        ("steps", f"{steps:,}", f"{rate(steps, runs.run_seconds)} a second"),
-        ("return", f"{last.mean():.1f}", f"mean over the seeds' last updates; {last.min():.1f} to {last.max():.1f}"),
-        ("time", seconds(runs.run_seconds), f"and {seconds(runs.compile_seconds)} to compile"),
+        ("steps", f"{steps:,}", f"{rate(steps, run_seconds)} a second"),
+        ("return", f"{float(last.mean()):.1f}",
+         f"mean over the seeds' last updates; {float(last.min()):.1f} to {float(last.max()):.1f}"),
+        ("time", seconds(run_seconds), f"and {seconds(duration - run_seconds)} to compile"),
     ])  # fmt: skip
     return runs

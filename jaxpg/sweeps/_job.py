@@ -43,7 +43,7 @@ class Pending:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is swept. `about` tells for each setting what its algorithm is."""
+    """What is swept. `about` tells for each setting what its algorithm is; `keys` are the seeds' [seed]."""
 
     build: Callable[..., Algorithm]
     points: Points
@@ -51,6 +51,7 @@ class Job:
     about: tuple[Mapping[str, Any], ...]
     seeds: tuple[int, ...]
     key: Any
+    keys: Any
     num_env_steps: int
     runs_per_batch: int | None
     mesh: jax.sharding.Mesh | None
@@ -62,8 +63,8 @@ class Job:
     @classmethod
     def of(cls, build: Any, hyperparameters: Any, *, seeds: Any, key: Any, **options: Any) -> "Job":
         """The job, with every argument checked and every setting built once."""
-        key = _check.key("key", key)
         seeds = _seeds(seeds)
+        key, keys = _keys(key, seeds)
         _check.named("nonfinite", options["nonfinite"], ("stop", "skip"))
         options["num_env_steps"] = _check.count("num_env_steps", options["num_env_steps"])
         for name in ("runs_per_batch", "evaluate_every"):
@@ -74,10 +75,10 @@ class Job:
         settings, algorithms = settle(build, points)
         if options["evaluate_every"] is not None:
             chosen = options["evaluation_episodes"], options["deterministic_evaluation"]
-            Evaluator(algorithms[0], key, options["evaluate_every"], *chosen)
+            Evaluator(algorithms[0], keys[0], options["evaluate_every"], *chosen)
         described = tuple(about(algorithm) for algorithm in algorithms)
         return cls(
-            build=build, points=points, settings=settings, about=described, seeds=seeds, key=key, **options
+            build=build, points=points, settings=settings, about=described, seeds=seeds, key=key, keys=keys, **options
         )  # fmt: skip
 
     @property
@@ -151,7 +152,7 @@ class Job:
     def params_like(self, setting: int) -> Any:
         """Shapes of the parameters of a setting's runs."""
         group = self._group_of(setting)
-        return jax.eval_shape(lambda key: group.algorithm.init(key).params, self.key)
+        return jax.eval_shape(lambda key: group.algorithm.init(key).params, self.keys[0])
 
     def _group_of(self, setting: int) -> Group:
         return next(group for group in self.settings.groups if setting in group.points)
@@ -167,12 +168,11 @@ class Job:
     def _pending(self, group: Group, compiled: Compiled, runs: list[tuple[int, int]]) -> Pending:
         filled = runs + [runs[-1]] * (compiled.num_runs - len(runs))
         places = {setting: i for i, setting in enumerate(group.points)}
-        seeds = jnp.asarray([self.seeds[place] for _, place in filled], jnp.uint32)
         batch = Batch(
             group=group,
             program=compiled.program,
             points=np.array([places[setting] for setting, _ in filled]),
-            keys=jax.vmap(lambda seed: fold_in(self.key, seed))(seeds),
+            keys=self.keys[np.array([place for _, place in filled])],
             num_real=len(runs),
             num_env_steps=self.num_env_steps,
             evaluate_every=self.evaluate_every,
@@ -194,7 +194,17 @@ class Job:
             deterministic=acts_by_mode(group.algorithm) if given is None else given,
             halt=self.nonfinite == "stop",
         )
-        return compile_within(program, group.traced, self.key, size, exactly)
+        return compile_within(program, group.traced, self.keys[0], size, exactly)
+
+
+def _keys(key: Any, seeds: tuple[int, ...]) -> tuple[Any, Any]:
+    """(the key or keys as given, the seeds' own [seed])."""
+    if getattr(key, "ndim", 0) == 1 and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if len(key) != len(seeds):
+            raise ValueError(f"key must be one key, or one for each of the {len(seeds)} seeds; got {len(key)}")
+        return key, key
+    key = _check.key("key", key)
+    return key, jax.vmap(lambda seed: fold_in(key, seed))(jnp.asarray(seeds, jnp.uint32))
 
 
 def _seeds(seeds: Any) -> tuple[int, ...]:

@@ -97,7 +97,7 @@ class Program:
             states, metrics, _, _ = jax.lax.while_loop(going, body, start)
             return Block(states, metrics)
 
-        return self._compiled(run, (0, 1, 2), Block(0, 1), donate_argnums=1)
+        return self._compiled(run, (0, 1, 2), Block(0, 1), donate_argnums=1)  # type: ignore
 
     @functools.cached_property
     def evaluate(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
@@ -105,10 +105,13 @@ class Program:
 
         def play(traced, params, key):
             algorithm = self.build(traced)
+            env, policy = algorithm.env, algorithm.policy
+            if env is None or policy is None:
+                raise TypeError(f"{algorithm.name} has no env or policy to evaluate")
             returns = evaluate(
                 key,
-                algorithm.env,
-                algorithm.policy,
+                env,
+                policy,
                 params,
                 num_episodes=self.num_episodes,
                 deterministic=self.deterministic,

@@ -65,7 +65,7 @@ def sweep(
       build: hyperparameters, as keyword arguments -> `Algorithm`.
       hyperparameters: name -> values, for a grid, `{}` for seeds alone; or `jaxpg.sweeps.random`, `sobol`, `samples`.
       seeds: how many, from 0; or which.
-      key: the sweep's.
+      key: the sweep's; or an array of keys, one for each seed, which are then the runs' own.
       num_env_steps: of each run: the fewest whole updates that reach it.
       directory: where the sweep is kept; None: nothing is written.
       runs_per_batch: most runs at a time; default as many as fit in the memory, by the compiled program's own figures.

@@ -195,10 +195,10 @@ class Run:
 
 def lost(store: Any) -> str:
     """What to do about an error in a job of several processes."""
-    kept = "without a directory nothing is kept" if store is None else f"it goes on from its newest checkpoint in {store.path}"
+    kept = "it starts anew" if store is None else f"it goes on from its newest checkpoint in {store.path}"
     return (
-        f"process {jax.process_index()} of {jax.process_count()}: if another process of the job has died, its own output "
-        f"says why; start the whole job again: {kept}"
+        f"process {jax.process_index()} of {jax.process_count()}: if another process of the job has died, its own "
+        f"output says why; start the whole job again: {kept}"
     )
 
 

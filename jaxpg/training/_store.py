@@ -79,7 +79,8 @@ class Store:
             if found is None:
                 yield store, key, None, 0.0
             else:
-                yield store, store._key, *found
+                position, seconds = found
+                yield store, store._key, position, seconds
 
     def _begin_or_resume(self, stack: contextlib.ExitStack, key: Any, state: Any) -> Any:
         """(where the newest whole checkpoint stands, the seconds until then), or None where there is none."""
