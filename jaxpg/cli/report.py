@@ -22,7 +22,8 @@ def say_what_runs(output: Any, settings: Settings, algorithm: Any) -> None:
     import jax
 
     env, found = algorithm.env, versions()
-    heading(output, f"{algorithm.name} on {env.name}", f"{devices.describe()}, limit {env.max_steps} steps")
+    where = devices.describe(settings.run["devices"] or None)
+    heading(output, f"{algorithm.name} on {env.name}", f"{where}, limit {env.max_steps} steps")
     count = num_parameters(jax.eval_shape(algorithm.policy.init, jax.random.key(0)))
     facts(output, [
         ("environment", env.name, f"{env.observation_space} to {env.action_space}"),

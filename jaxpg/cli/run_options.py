@@ -28,6 +28,9 @@ class RunOptions:
     """Let the learning rate fall to 0 linearly over the run."""
     max_steps: int | None = None
     """Episode limit in place of the environment's own."""
+    devices: int = 1
+    """Devices to lay the environments over, of which --num-envs must be a multiple; 0 for all. A CPU has one for each
+    core."""
     seed: int = 0
     """Names all randomness of the run."""
     evaluate_every: int | None = None

@@ -32,9 +32,9 @@ _EXIT_CODES = {"interrupted": 130, "terminated": 143}  # 128 and the signal's nu
 
 def run_train(command: Train) -> None:
     """Trains, evaluates, and writes what the run leaves into its folder."""
-    devices.prepare(1)
     settings = command.settings
     run = settings.run
+    devices.prepare(_devices(run))
     if run["loggers"] and run["out"] is None:
         raise ValueError(f"--loggers {' '.join(run['loggers'])} write to the folder of --out; give one")
     algorithm = make_algorithm(settings)
@@ -53,12 +53,12 @@ def run_train(command: Train) -> None:
 
 def run_resume(command: Resume) -> None:
     """Goes on with the run in a folder, as its config.yaml says."""
-    devices.prepare(1)
+    path = command.directory.expanduser()
+    settings = settings_of(path)
+    devices.prepare(_devices(settings.run))
     from jaxpg import _check
     from jaxpg.training._files import locked
 
-    path = command.directory.expanduser()
-    settings = settings_of(path)
     budget_before = settings.run["num_env_steps"]
     if command.num_env_steps is not None:
         num_env_steps = _check.count("num_env_steps", command.num_env_steps)
@@ -67,7 +67,7 @@ def run_resume(command: Resume) -> None:
     _check_run(settings.run)
     folder = RunFolder(path)
     output = console()
-    heading(output, f"{algorithm.name} on {settings.env} goes on", f"{path}, {devices.describe()}")
+    heading(output, f"{algorithm.name} on {settings.env} goes on", f"{path}, {devices.describe(_devices(settings.run))}")
     if settings.run["anneal"] and settings.run["num_env_steps"] != budget_before:
         _warn_of_annealing(budget_before, settings.run["num_env_steps"])
     if command.num_env_steps is not None:
@@ -135,6 +135,7 @@ def _run(output: Any, settings: Settings, algorithm: Any, folder: RunFolder | No
         checkpoint_every=run["checkpoint_every"],
         keep_checkpoints=run["keep_checkpoints"],
         nonfinite=run["nonfinite"],
+        mesh=devices.mesh_over(_devices(run)),
         loggers=[] if folder is None else _loggers(run["loggers"], folder.path),
         callback=None if sys.stderr.isatty() else progress_lines(output, run["num_env_steps"]),
     )
@@ -162,6 +163,13 @@ def _run(output: Any, settings: Settings, algorithm: Any, folder: RunFolder | No
             f"the run ended at {result.num_env_steps:,} steps: {_REASONS['nonfinite']}; a smaller --learning-rate may "
             f"help, and --nonfinite skip goes on"
         )
+
+
+def _devices(run: Mapping[str, Any]) -> int | None:
+    """How many devices to use; None for all."""
+    from jaxpg import _check
+
+    return _check.count("devices", run["devices"], 0) or None
 
 
 def _leave(stopped: str, folder: RunFolder | None) -> None:
