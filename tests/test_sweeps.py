@@ -17,6 +17,7 @@ from jaxpg.sweeps import _memory, _store
 from jaxpg.sweeps._dataset import labels
 from jaxpg.sweeps._settings import settle
 from jaxpg.sweeps.points import as_points
+from jaxpg.training._files import locked
 from tests.training_runs import same, tiny
 
 RATES = [0.01, 0.1, 1.0]
@@ -326,9 +327,9 @@ def test_runs_that_do_not_fit_are_batched(key, monkeypatch):
     compiled = []
     real = _memory._compile
 
-    def counted(program, traced, key, num_runs):
+    def counted(program, traced, key, num_runs, evaluates):
         compiled.append(num_runs)
-        return real(program, traced, key, num_runs)._replace(bytes_per_device=100 * num_runs)
+        return real(program, traced, key, num_runs, evaluates)._replace(bytes_per_device=100 * num_runs)
 
     monkeypatch.setattr(_memory, "_compile", counted)
     monkeypatch.setattr(_memory, "available_bytes", lambda: 600 / _memory.SHARE)
@@ -431,7 +432,9 @@ def test_damaged_files_are_named_and_their_runs_played_again(key, tmp_path):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.warns(RuntimeWarning, match="finished/00000000 is damaged: .*; its runs are played again"):
+    with pytest.warns(
+        RuntimeWarning, match="finished/00000000 is damaged: .*00000000.damaged, and its runs are played"
+    ):
         runs = run(key, runs_per_batch=6, directory=tmp_path)
     assert without_time(runs).identical(without_time(whole))
 
@@ -448,9 +451,168 @@ def test_results_are_not_lost_where_they_cannot_be_written(key, tmp_path, monkey
 
 def test_one_sweep_at_a_time(key, tmp_path):
     run(key, seeds=1, directory=tmp_path)
-    with _store.SweepStore.open(tmp_path, json.loads((tmp_path / "sweep.json").read_text()), None):
+    with locked(tmp_path):
         with pytest.raises(RuntimeError, match="another run is writing"):
             run(key, seeds=1, directory=tmp_path)
+
+
+# --- What a review had found ------------------------------------------------------------------------------------------
+
+
+def test_integers_are_traced_as_floats(key):
+    """10 ** −2 is 0.01, not 0 as in arithmetic of 32-bit integers; what overflows there is looped."""
+    runs = run(key, {"power": [-2, -1]}, lambda power: tiny(learning_rate=10**power), seeds=1)
+    floats = run(key, {"rate": [0.01, 0.1]}, lambda rate: tiny(learning_rate=rate), seeds=1)
+    assert json.loads(runs.attrs["traced"]) == ["power"] and runs.power.values.tolist() == [-2, -1]
+    np.testing.assert_allclose(runs.loss.values, floats.loss.values, rtol=1e-5)
+    _, params = run(key, {"power": [-2, -1]}, lambda power: tiny(learning_rate=10**power), seeds=1, return_params=True)
+    assert np.abs(params(seed=0, power=-2)["logits"]).max() > 1e-3
+    settings, _ = settle(lambda n: tiny(learning_rate=n * 1e-9), as_points({"n": [2**24 + 1, 2**31]}))
+    assert settings.traced == () and "16,777,216" in settings.looped["n"]
+
+
+def test_values_of_one_name_are_not_exchanged(key, tmp_path):
+    one, other = (lambda: 1e-3), (lambda: 1.0)
+    maker = lambda rate: tiny(learning_rate=rate())  # noqa: E731
+    runs, params = run(key, {"rate": [one, other]}, maker, seeds=1, return_params=True)
+    assert runs.rate.values.tolist() == ["<lambda> (0)", "<lambda> (1)"]
+    sizes = [np.abs(params(seed=0, rate=value)["logits"]).max() for value in (one, other, "<lambda> (1)")]
+    assert sizes[1] > 100 * sizes[0] and sizes[1] == sizes[2]
+    with pytest.raises(ValueError, match="directory: two settings are both called"):
+        run(key, {"rate": [one, other]}, maker, seeds=1, directory=tmp_path)
+
+
+def test_parameters_are_found_by_what_the_dataset_says(key):
+    runs, params = run(key, return_params=True, seeds=1)
+    expected = params(seed=0, learning_rate=0.1)
+    for value in (runs.learning_rate[1], np.float32(0.1), runs.learning_rate.values[1]):
+        same(params(seed=runs.seed[0], learning_rate=value), expected)
+    with pytest.raises(ValueError, match=r"learning_rate must be one of \[0.01, 0.1, 1.0\]; got 0.2"):
+        params(seed=0, learning_rate=0.2)
+
+
+def test_keys_of_seeds_may_grow_and_not_change(key, tmp_path):
+    keys = jax.random.split(key, 3)
+    first = run(keys[:2], {}, seeds=2, directory=tmp_path)
+    grown = run(keys, {}, seeds=3, directory=tmp_path)
+    np.testing.assert_array_equal(grown.env_steps[:2, : first.sizes["update"]], first.env_steps)
+    with pytest.raises(ValueError, match="keys.1.words"):
+        run(keys[:2], {}, seeds=[1, 0], directory=tmp_path)
+    legacy = run(jax.random.key_data(keys), {}, seeds=3)
+    np.testing.assert_array_equal(legacy.env_steps, grown.env_steps)
+
+
+def test_a_hyperparameter_with_the_name_of_a_metric(key):
+    runs = run(key, {"loss": [0.1, 0.2]}, lambda loss: tiny(learning_rate=loss), seeds=1)
+    assert runs.loss.dims == ("loss",) and runs.loss_measured.dims == ("seed", "loss", "update")
+    with pytest.raises(ValueError, match="must not be called 'env_steps'"):
+        run(key, {"env_steps": [1]}, lambda env_steps: tiny())
+
+
+def test_optimisers_are_named_and_found_again(key, tmp_path):
+    import optax
+
+    assert labels([optax.adam(1e-3)]).tolist() == ["GradientTransformationExtraArgs"]
+    assert labels([(64, "a"), (64, 64)]).tolist() == ["(64, a)", "(64, 64)"]
+    points = sweeps.samples([{"sizes": (64, 64), "rate": r} for r in (0.1, 0.2)] + [{"sizes": (32,), "rate": 0.1}])
+    settings, _ = settle(lambda sizes, rate: tiny(learning_rate=rate), points)
+    assert settings.traced == ("rate",) and len(settings.groups) == 2
+
+
+def test_tracing_is_tried_with_every_other_value(key):
+    def build(kind, n):
+        return tiny(learning_rate=0.1 * (int(n) if kind == "b" else n))
+
+    runs = run(key, {"kind": ["a", "b"], "n": [2, 3]}, build, seeds=1)
+    assert json.loads(runs.attrs["traced"]) == [] and bool(runs.finished.all())
+
+
+def test_states_that_change_their_dtypes_are_not_traced(key):
+    import jax.numpy as jnp
+
+    def build(rate):
+        base = tiny()
+
+        def step(state):
+            after, metrics = base.step(state)
+            return after._replace(lanes={**after.lanes, "half": state.lanes["half"] * rate}), metrics
+
+        return jaxpg.Algorithm(init=base.init, step=step, env=base.env, policy=base.policy)
+
+    assert tiny().init(key).lanes["half"].dtype == jnp.bfloat16
+    runs = run(key, {"rate": [0.5, 0.25]}, build, seeds=1)
+    assert "changes the dtypes" in json.loads(runs.attrs["looped"])["rate"]
+
+
+def test_a_write_that_failed_is_tried_again(key, tmp_path, monkeypatch):
+    real, calls = _store.checkpoints.write_arrays, []
+
+    def once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(_store.checkpoints, "write_arrays", once)
+    with pytest.warns(RuntimeWarning, match="No space left"):
+        run(key, runs_per_batch=3, directory=tmp_path)
+    assert len(list((tmp_path / "finished").iterdir())) == 4
+
+
+def test_an_error_leaves_what_is_finished(key):
+    def build(width):
+        algorithm = tiny(width=width)
+        if width == 2:
+            return algorithm
+        return jaxpg.Algorithm(
+            init=algorithm.init, step=lambda state: 1 / 0, env=algorithm.env, policy=algorithm.policy
+        )
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        run(key, {"width": [2, 3]}, build)
+    assert caught.value.runs.finished.values.tolist() == [[True, False]] * 4
+
+
+def test_numbers_of_numpy_are_taken(key):
+    runs = run(key, seeds=np.array([2, 1]), evaluate_every=40, evaluation_episodes=np.int64(2),
+               deterministic_evaluation=np.bool_(False))  # fmt: skip
+    assert runs.seed.values.tolist() == [2, 1] and runs.attrs["evaluation_episodes"] == 2
+    for wrong, message in (({"a": np.array(0.1)}, "a must be a list of values"), ({"a": "x"}, "a must be a list")):
+        with pytest.raises(TypeError, match=message):
+            sweeps.grid(wrong)
+    assert run(key, {}, seeds=np.int64(1), num_env_steps=9).sizes["seed"] == 1
+
+
+def test_a_smaller_batch_may_be_asked_for_when_going_on(key, tmp_path, monkeypatch):
+    whole, real, seen = run(key), _store.SweepStore.save_playing, []
+
+    def interrupted(self, job, pending, position):
+        real(self, job, pending, position)
+        seen.append(pending.compiled.num_runs)
+        if len(seen) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(_store.SweepStore, "save_playing", interrupted)
+    with pytest.warns(RuntimeWarning, match="interrupted"):
+        run(key, directory=tmp_path, save_every=0, evaluate_every=30, evaluation_episodes=2)
+    first = len(seen)
+    runs = run(key, directory=tmp_path, save_every=0, runs_per_batch=5, evaluate_every=30, evaluation_episodes=2)
+    assert set(seen[:first]) == {12} and set(seen[first:]) == {4}
+    for name in ("env_steps", "loss", "episode_return"):
+        np.testing.assert_allclose(runs[name], whole[name], rtol=1e-5)
+    assert bool((runs.evaluation_return.notnull().sum("update") >= 3).all())
+
+
+def test_a_directory_holds_a_run_or_a_sweep(key, tmp_path):
+    jaxpg.train(tiny(), key, num_env_steps=9, directory=tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match="holds a run of train"):
+        run(key, directory=tmp_path / "run")
+    run(key, {}, seeds=1, num_env_steps=9, directory=tmp_path / "sweep")
+    with pytest.raises(ValueError, match="holds a sweep"):
+        jaxpg.train(tiny(), key, num_env_steps=9, directory=tmp_path / "sweep", progress=False)
+    (tmp_path / "sweep" / "sweep.json").write_text("")
+    with pytest.raises(ValueError, match="sweep.json is damaged"):
+        run(key, {}, seeds=1, num_env_steps=9, directory=tmp_path / "sweep")
 
 
 KILLED = """

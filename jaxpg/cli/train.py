@@ -67,7 +67,8 @@ def run_resume(command: Resume) -> None:
     _check_run(settings.run)
     folder = RunFolder(path)
     output = console()
-    heading(output, f"{algorithm.name} on {settings.env} goes on", f"{path}, {devices.describe(_devices(settings.run))}")
+    where = devices.describe(_devices(settings.run))
+    heading(output, f"{algorithm.name} on {settings.env} goes on", f"{path}, {where}")
     if settings.run["anneal"] and settings.run["num_env_steps"] != budget_before:
         _warn_of_annealing(budget_before, settings.run["num_env_steps"])
     if command.num_env_steps is not None:

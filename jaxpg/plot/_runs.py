@@ -69,6 +69,9 @@ def check_runs(runs: Any, variable: str, *, keep: Sequence[str] = ()) -> Any:
         runs = runs.drop_vars("seed", errors="ignore").expand_dims("seed")
     single = [dim for dim, size in runs.sizes.items() if size == 1 and dim not in (*RUN_DIMS, *keep)]
     runs = runs.squeeze(single)
+    if "finished" in runs and not bool(runs["finished"].all()):  # An interrupted sweep: what was cut is missing.
+        runs = runs.copy()
+        runs[variable] = runs[variable].where(runs["finished"].astype(bool))
     if 0 in runs[variable].shape:
         raise ValueError(f"runs must hold runs; got none: {dict(runs[variable].sizes)}")
     return runs

@@ -76,6 +76,19 @@ class Position:
             evaluations=[(int(a), int(b), float(c), float(d)) for a, b, c, d in arrays["evaluations"]],
         )
 
+    def take(self, columns: np.ndarray, num_real: int) -> "Position":
+        """Some of the runs; those behind the first `num_real` are filling."""
+        real = np.arange(len(columns)) < num_real
+        counters = {name: getattr(self, name)[columns] for name in self._counters}
+        place = {int(run): i for i, run in enumerate(columns[:num_real])}
+        return Position(
+            states=jax.tree.map(lambda x: x[columns], self.states),
+            **{**counters, "going": counters["going"] & real},
+            rows={name: [rows[:, columns] for rows in blocks] for name, blocks in self.rows.items()},
+            seconds=list(self.seconds),
+            evaluations=[(row, place[run], mean, error) for row, run, mean, error in self.evaluations if run in place],
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Results:
@@ -107,6 +120,7 @@ class Batch:
       num_real: how many are no filling.
       num_env_steps: of each run.
       evaluate_every: env steps, or None.
+      evaluate: the compiled evaluation.
     """
 
     group: Group
@@ -116,6 +130,7 @@ class Batch:
     num_real: int
     num_env_steps: int
     evaluate_every: int | None
+    evaluate: Callable[..., Any]
 
     def traced(self) -> dict[str, jax.Array]:
         """name -> [run] values."""
@@ -129,13 +144,9 @@ class Batch:
         going = np.arange(number) < self.num_real
         return Position(states, zeros, zeros, going, diverged=no, evaluated_at=zeros, last_row=zeros - 1)
 
-    def states_like(self) -> Any:
-        """Shapes of the states."""
-        return jax.eval_shape(self.program.init, self.traced(), self.keys)
-
-    def resume(self, states: Any, arrays: Mapping[str, Any]) -> Position:
-        """The position that was written down."""
-        return Position.of(self.lay_out(states), arrays)
+    def laid_out(self, position: Position) -> Position:
+        """The position with its states over the devices."""
+        return dataclasses.replace(position, states=self.lay_out(position.states))
 
     def play(self, position: Position, compiled: Callable, after_block: Callable[[Position], bool]) -> None:
         """Takes the runs to their ends; `after_block` may say that it is time to leave."""
@@ -201,7 +212,7 @@ class Batch:
         keys = jax.vmap(lambda key, update: fold_in(fold_in(key, STREAM), update))(
             self.keys, jnp.asarray(position.num_updates, jnp.int32)
         )
-        mean, error = gather(self.program.evaluate(traced, position.states.params, self.lay_out(keys)))
+        mean, error = gather(self.evaluate(traced, position.states.params, self.lay_out(keys)))
         for run in np.flatnonzero(due):
             position.evaluations.append((int(position.last_row[run]), int(run), float(mean[run]), float(error[run])))
         position.evaluated_at = np.where(due, position.env_steps, position.evaluated_at)

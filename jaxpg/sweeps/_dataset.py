@@ -11,7 +11,6 @@ from jaxpg.sweeps._batch import Results
 from jaxpg.sweeps._program import DONE
 from jaxpg.sweeps.points import Points
 from jaxpg.training._describe import versions
-from jaxpg.training._records import as_plain
 
 __all__ = ["dataset", "label", "labels"]
 
@@ -73,7 +72,7 @@ def dataset(
             done = results.rows[DONE][:, column]
             for name, rows in results.rows.items():
                 if name not in LEFT_OUT and rows.ndim == 2:
-                    put("env_steps" if name == "total_env_steps" else name, setting, seed, rows[done, column])
+                    put(_variable(name, points), setting, seed, rows[done, column])
             put("wall_time", setting, seed, results.seconds[done])
 
     def variable(name: str, values: np.ndarray, extra: tuple[str, ...]) -> Any:
@@ -98,11 +97,17 @@ def dataset(
     attributes = {
         "algorithm": algorithm.name,
         "environment": algorithm.env.name if algorithm.env is not None else "",
-        "config": json.dumps(as_plain(algorithm.config)),
         **{name: value if isinstance(value, (int, float, str)) else json.dumps(value) for name, value in about.items()},
         "versions": json.dumps(versions()),
     }
     return xarray.Dataset(variables, coordinates, attributes)
+
+
+def _variable(metric: str, points: Points) -> str:
+    """What the dataset calls a metric."""
+    if metric == "total_env_steps":
+        return "env_steps"
+    return f"{metric}_measured" if metric in points.names else metric
 
 
 def labels(values: Sequence[Any], distinct: bool = True) -> np.ndarray:
@@ -123,6 +128,8 @@ def label(value: Any) -> Any:
         return value
     if value is None:
         return "None"
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # An optax optimiser, for example.
+        return type(value).__name__
     if isinstance(value, (tuple, list)):
-        return str(value)
+        return f"({', '.join(str(label(entry)) for entry in value)})"
     return str(getattr(value, "name", None) or getattr(value, "__name__", None) or type(value).__name__)

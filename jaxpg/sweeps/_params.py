@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from jaxpg.sweeps._batch import Results
-from jaxpg.sweeps._dataset import label
-from jaxpg.sweeps.points import Points
+from jaxpg.sweeps._dataset import labels
+from jaxpg.sweeps.points import Points, plain, same
 
 __all__ = ["RunParams"]
 
@@ -36,6 +36,7 @@ class RunParams:
         Raises:
           ValueError: if there is no such run; what there is is listed.
         """
+        seed = plain(seed)
         if seed not in self._seeds:
             raise ValueError(f"seed must be one of {list(self._seeds)}; got {seed!r}")
         return self._of(self._setting(setting), self._seeds.index(seed))
@@ -65,15 +66,29 @@ class RunParams:
         return jax.tree.map(lambda x: x[column], params)
 
     def _setting(self, wanted: dict[str, Any]) -> int:
-        settings = self._points.settings
-        if self._points.axes is None:
+        settings, axes = self._points.settings, self._points.axes
+        wanted = {name: plain(value) for name, value in wanted.items()}
+        if axes is None:
             sample = wanted.get("sample")
             if set(wanted) != {"sample"} or not isinstance(sample, int) or not 0 <= sample < len(settings):
                 raise ValueError(f"the runs are those of samples: give sample=0 … {len(settings) - 1}; got {wanted}")
             return sample
         if set(wanted) != set(self._points.names):
             raise ValueError(f"give each of {['seed', *self._points.names]}; got {['seed', *wanted]}")
-        for i, setting in enumerate(settings):
-            if all(value is setting[name] or label(value) == label(setting[name]) for name, value in wanted.items()):
-                return i
-        raise ValueError(f"there is no run with {wanted}; the values are {dict(self._points.axes)}")
+        places = [self._place(name, wanted[name], values) for name, values in axes.items()]
+        return int(np.ravel_multi_index(places, self._points.shape)) if places else 0
+
+    def _place(self, name: str, wanted: Any, values: Sequence[Any]) -> int:
+        """Where the value is on its axis: itself, an equal one, or its name in the dataset."""
+        for alike in (lambda value, text: value is wanted, lambda value, text: same(value, wanted),
+                      lambda value, text: isinstance(wanted, (int, float)) and _is_close(value, wanted),
+                      lambda value, text: isinstance(wanted, str) and str(text) == wanted):  # fmt: skip
+            for i, (value, text) in enumerate(zip(values, labels(values).tolist())):
+                if alike(value, text):
+                    return i
+        raise ValueError(f"{name} must be one of {labels(values).tolist()}; got {wanted!r:.80}")
+
+
+def _is_close(value: Any, wanted: float) -> bool:
+    """Whether a number was the other one before it was rounded to float32."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isclose(value, wanted, 1e-6, 0))

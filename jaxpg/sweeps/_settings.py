@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg.algorithms.types import Algorithm
-from jaxpg.sweeps.points import Points
+from jaxpg.lanes import strong
+from jaxpg.sweeps.points import Points, same
 
 __all__ = ["Group", "Settings", "settle"]
+
+MOST_EXACT = 2**24  # Integers that a float32 holds.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +69,9 @@ def settle(build: Callable[..., Algorithm], points: Points) -> tuple[Settings, l
       What `build` raises, with the setting's name in front; TypeError if it gives no Algorithm.
     """
     algorithms = _build_all(build, points)
-    candidates = [name for name in points.names if _varies(points, name) and _is_numeric(points, name)]
-    looped = {
-        name: "its values are not all numbers"
-        for name in points.names
-        if _varies(points, name) and not _is_numeric(points, name)
-    }
+    varying = [name for name in points.names if _varies(points, name)]
+    looped = {name: reason for name in varying if (reason := _why_never(points, name)) is not None}
+    candidates = [name for name in varying if name not in looped]
     traced: list[str] = []
     if candidates and _why_not(build, points, candidates) is None:
         traced = candidates
@@ -86,24 +86,29 @@ def settle(build: Callable[..., Algorithm], points: Points) -> tuple[Settings, l
 
 
 def _grouped(points: Points, traced: Sequence[str], algorithms: list[Algorithm]) -> tuple[Group, ...]:
-    places: list[tuple[dict[str, Any], list[int]]] = []
-    for i, setting in enumerate(points.settings):
-        fixed = {name: value for name, value in setting.items() if name not in traced}
-        for other, members in places:
-            if all(_same(fixed[name], other[name]) for name in fixed):
-                members.append(i)
-                break
-        else:
-            places.append((fixed, [i]))
     return tuple(
         Group(
             fixed=fixed,
             points=tuple(members),
-            traced={name: jnp.asarray([points.settings[i][name] for i in members]) for name in traced},
+            traced={name: _as_array(points, name, members) for name in traced},
             algorithm=algorithms[members[0]],
         )
-        for fixed, members in places
+        for fixed, members in _places(points, traced)
     )
+
+
+def _places(points: Points, traced: Sequence[str]) -> list[tuple[dict[str, Any], list[int]]]:
+    """(the other hyperparameters' values, which settings have them), of all that there are."""
+    places: list[tuple[dict[str, Any], list[int]]] = []
+    for i, setting in enumerate(points.settings):
+        fixed = {name: value for name, value in setting.items() if name not in traced}
+        for other, members in places:
+            if all(same(fixed[name], other[name]) for name in fixed):
+                members.append(i)
+                break
+        else:
+            places.append((fixed, [i]))
+    return places
 
 
 def _build_all(build: Callable[..., Algorithm], points: Points) -> list[Algorithm]:
@@ -115,9 +120,12 @@ def _build_all(build: Callable[..., Algorithm], points: Points) -> list[Algorith
     for setting in points.settings:
         try:
             algorithm = build(**setting)
-        except (TypeError, ValueError) as error:
-            told = ", ".join(f"{name}={value!r:.60}" for name, value in setting.items())
-            raise type(error)(f"build({told}): {error}") from error
+        except Exception as error:
+            told = "build(" + ", ".join(f"{name}={value!r:.60}" for name, value in setting.items()) + ")"
+            if type(error) in (TypeError, ValueError):
+                raise type(error)(f"{told}: {error}") from error
+            error.add_note(f"in {told}")
+            raise
         if not isinstance(algorithm, Algorithm):
             raise TypeError(
                 f"build must give a jaxpg Algorithm; got {type(algorithm).__name__} ({algorithm!r:.80}) for {setting}"
@@ -127,31 +135,41 @@ def _build_all(build: Callable[..., Algorithm], points: Points) -> list[Algorith
 
 
 def _why_not(build: Callable[..., Algorithm], points: Points, names: Sequence[str]) -> str | None:
-    """Why these hyperparameters cannot be traced together; None if they can."""
-    rest = {name: value for name, value in points.settings[0].items() if name not in names}
-    values = {name: jnp.asarray([setting[name] for setting in points.settings]) for name in names}
-
-    def update(traced):
-        algorithm = build(**rest, **traced)
-        return algorithm.step(algorithm.init(jax.random.key(0)))
-
-    try:
-        jax.eval_shape(jax.vmap(update), values)
-    except Exception as error:  # Whatever code of the user's does with a value that it cannot see.
-        return (str(error).strip() or type(error).__name__).splitlines()[0].split("; got")[0][:160]
+    """Why these hyperparameters cannot be traced together, whatever the others are; None if they can."""
+    for fixed, members in _places(points, names):
+        try:
+            values = {name: _as_array(points, name, members) for name in names}
+            jax.eval_shape(jax.vmap(lambda traced, fixed=fixed: _update(build(**fixed, **traced))), values)
+        except Exception as error:  # Whatever code of the user's does with a value that it cannot see.
+            return (str(error).strip() or type(error).__name__).splitlines()[0].split("; got")[0][:160]
     return None
+
+
+def _update(algorithm: Algorithm) -> Any:
+    """One update, which must leave a state of the kinds that it found."""
+    before = strong(algorithm.init(jax.random.key(0)))
+    after = strong(algorithm.step(before)[0])
+    kinds = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (before, after)]
+    if kinds[0] != kinds[1]:
+        raise TypeError("traced, it changes the dtypes of the algorithm's state")
+    return after
+
+
+def _as_array(points: Points, name: str, members: Sequence[int]) -> jax.Array:
+    """The values as floats: arithmetic on integers of 32 bits is not Python's, 10 ** -2 is 0 there."""
+    return jnp.asarray([float(points.settings[i][name]) for i in members], jnp.result_type(float))
 
 
 def _varies(points: Points, name: str) -> bool:
     first = points.settings[0][name]
-    return any(not _same(setting[name], first) for setting in points.settings)
+    return any(not same(setting[name], first) for setting in points.settings)
 
 
-def _is_numeric(points: Points, name: str) -> bool:
-    return all(
-        isinstance(setting[name], numbers.Real) and not isinstance(setting[name], bool) for setting in points.settings
-    )
-
-
-def _same(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and isinstance(a, (int, float, str)) and a == b)
+def _why_never(points: Points, name: str) -> str | None:
+    """Why the hyperparameter is not even tried to be traced."""
+    values = [setting[name] for setting in points.settings]
+    if not all(isinstance(value, numbers.Real) and not isinstance(value, bool) for value in values):
+        return "its values are not all numbers"
+    if any(isinstance(value, numbers.Integral) and abs(int(value)) > MOST_EXACT for value in values):
+        return f"integers above {MOST_EXACT:,} are not exact as floats"
+    return None

@@ -9,10 +9,10 @@ A run is known by its setting and seed, not by its place: a sweep goes on with o
 """
 
 import contextlib
-import dataclasses
 import datetime
 import json
 import pathlib
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -27,12 +27,14 @@ from jaxpg.training import checkpoints
 from jaxpg.training._describe import differences, from_host, state_shapes, versions
 from jaxpg.training._files import check_writable, locked, remove_folder, replace_file
 from jaxpg.training._hosts import any_of, gather, is_writer, on_writer
+from jaxpg.training._records import free_name
 
 __all__ = ["SweepStore"]
 
 SECONDS = 60.0  # Between two looks at where the runs stand; more where saving takes long.
 MOST_OF_TIME = 0.05  # That saving may take.
 KEPT = 2
+PART = ".runs.nc.part"
 EMPTY = "empty"  # Arrays without entries are told by their shapes.
 
 
@@ -44,33 +46,56 @@ class SweepStore:
         self._finished, self._playing = path / "finished", path / "playing"
         self._every = every
         self._tried, self._save_seconds = time.monotonic(), 0.0
+        self._unsaved: list[tuple[dict[str, Any], dict[str, Any]]] = []  # Whose writes have failed.
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, directory: Any, start: Mapping[str, Any], every: float | None) -> Iterator["SweepStore"]:
-        """The store; `start` has to be that of the sweep whose directory it is."""
+    def open(cls, directory: Any, job: Job, every: float | None) -> Iterator["SweepStore"]:
+        """The store; the job has to be that of the sweep whose directory it is."""
         path = checkpoints.as_path("directory", directory)
+        job.check_names()
         with contextlib.ExitStack() as stack:
             store = cls(path, every)
-            on_writer(lambda: store._begin(stack, start))
+            on_writer(lambda: store._begin(stack, job.start()))
             yield store
 
-    def _begin(self, stack: contextlib.ExitStack, start: Mapping[str, Any]) -> None:
+    def _begin(self, stack: contextlib.ExitStack, start: dict[str, Any]) -> None:
         check_writable(self.path)
         stack.enter_context(locked(self.path))
         path = self.path / "sweep.json"
+        if (self.path / "checkpoints").exists() or (self.path / "run.json").exists():
+            raise ValueError(f"directory: {self.path} holds a run of train; name another directory")
         if not path.exists():
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            replace_file(path, (json.dumps({**start, "versions": versions(), "started": now}, indent=1)).encode())
+            self._write_start(path, start)
             return
-        saved = json.loads(path.read_bytes())
+        try:
+            saved = json.loads(path.read_bytes())
+            keys, were = start.pop("keys"), saved.pop("keys")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"directory: {path} is damaged ({error}); move it away to go on with what is finished there"
+            ) from None
         lines = differences({k: v for k, v in saved.items() if k in start}, start)
+        if keys is not None and were is not None:  # Each seed's own: others may come, none may change.
+            both = keys.keys() & were.keys()
+            lines += differences({k: were[k] for k in both}, {k: keys[k] for k in both}, "keys")
         if lines:
             listed = "".join(f"\n  {line}" for line in lines)
             raise ValueError(
                 f"directory: the sweep in {self.path} is another:{listed}\nGo on with the same, or name another "
                 f"directory"
             )
+        checkpoints.warn_of_versions(saved, path)
+        if keys is not None and were is not None and not keys.keys() <= were.keys():
+            self._write_start(path, {**start, "keys": {**were, **keys}}, saved["started"])
+        for folder in (self._finished, self._playing):
+            for left in folder.glob(".*") if folder.is_dir() else ():  # By saves and removals that were cut off.
+                shutil.rmtree(left, ignore_errors=True)
+        (self.path / PART).unlink(missing_ok=True)
+
+    def _write_start(self, path: pathlib.Path, start: dict[str, Any], started: str | None = None) -> None:
+        now = started or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        replace_file(path, json.dumps({**start, "versions": versions(), "started": now}, indent=1).encode())
 
     # --- Finished runs ------------------------------------------------------------------------------------------------
 
@@ -97,16 +122,25 @@ class SweepStore:
         return found
 
     def save_finished(self, job: Job, runs: list[tuple[int, int, int]], results: Results) -> None:
-        """Writes a batch of finished runs, and forgets where they stood."""
+        """Writes a batch of finished runs, and forgets where they stood; what fails is tried again with the next."""
         if not is_writer():
             return
         arrays = {f"rows.{name}": rows for name, rows in results.rows.items()}
         arrays |= {"seconds": results.seconds, "diverged": results.diverged, "finished": results.finished}
         arrays |= {f"params.{i:06d}": leaf for i, leaf in enumerate(jax.tree.leaves(results.params))}
-        with self._reported("finished runs", self._finished):
-            _write(self._finished, arrays, _info(job, runs))
-            for name in checkpoints.checkpoint_names(self._playing):
-                remove_folder(self._playing / name)
+        self._unsaved.append((arrays, _info(job, runs)))
+        self.save_unsaved()
+
+    def save_unsaved(self) -> None:
+        """Writes the finished runs that are not written yet."""
+        while self._unsaved:
+            with self._reported("finished runs", self._finished):
+                _write(self._finished, *self._unsaved[0])
+                self._unsaved.pop(0)
+                continue
+            return
+        for name in checkpoints.checkpoint_names(self._playing):
+            remove_folder(self._playing / name)
 
     # --- Where the runs stand -----------------------------------------------------------------------------------------
 
@@ -130,8 +164,8 @@ class SweepStore:
         self._tried = time.monotonic()
         self._save_seconds = self._tried - start
 
-    def playing(self, job: Job, left: Mapping[Run, tuple[int, int]]) -> Pending | None:
-        """The batch that was being played, from where it stands; None if there is none, or not all of it is left."""
+    def playing(self, job: Job, left: Mapping[Run, tuple[int, int]]) -> list[Pending]:
+        """The batches, smaller ones if they are to be, of what was being played; none if not all of it is left."""
         for path in reversed(_folders(self._playing)):
             arrays, info = self._read(path)
             runs = _runs(info)
@@ -139,18 +173,14 @@ class SweepStore:
                 continue
             for setting, _ in (left[run] for run in runs):
                 self._check_same(info, path, job, setting)
-            pending = job.resumed([left[run] for run in runs], info["size"])
-            if pending is None:
+            saved = job.saved([left[run] for run in runs], info["size"])
+            if saved is None or info["state"] != state_shapes(saved.states):
                 continue
-            like = pending.batch.states_like()
-            if info["state"] != state_shapes(like):
-                continue
-            leaves, structure = jax.tree.flatten(like)
-            states = [from_host(arrays.pop(f"state.{i:06d}"), leaf) for i, leaf in enumerate(leaves)]
+            leaves, structure = jax.tree.flatten(saved.states)
+            states = structure.unflatten([from_host(arrays.pop(f"state.{i:06d}"), x) for i, x in enumerate(leaves)])
             rows = {k.removeprefix("rows."): arrays.pop(k) for k in list(arrays) if k.startswith("rows.")}
-            position = pending.batch.resume(structure.unflatten(states), {**arrays, "rows": rows})
-            return dataclasses.replace(pending, position=position)
-        return None
+            return list(job.resumed(saved, Position.of(states, {**arrays, "rows": rows})))
+        return []
 
     def _check_same(self, info: Mapping[str, Any], path: pathlib.Path, job: Job, setting: int) -> None:
         lines = differences(info["about"][job.names[setting]], job.about[setting])
@@ -170,7 +200,14 @@ class SweepStore:
     def _read_here(self, path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         problem = checkpoints.check_manifest(path)
         if problem is not None:
-            warnings.warn(f"{path} is damaged: {problem}; its runs are played again", RuntimeWarning, stacklevel=2)
+            aside = free_name(path.with_name(f"{path.name}.damaged"))
+            with contextlib.suppress(OSError):
+                path.rename(aside)
+            warnings.warn(
+                f"{path} is damaged: {problem}; it is now {aside.name}, and its runs are played again",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             return {}, {}
         info = checkpoints.read_info(path)
         arrays = {k: np.asarray(v) for k, v in checkpoints.read_arrays(path).items()}
@@ -182,7 +219,7 @@ class SweepStore:
         """Writes runs.nc."""
         if is_writer():
             with self._reported("the dataset", self.path / "runs.nc"):
-                part = self.path / ".runs.nc.part"
+                part = self.path / PART
                 runs.to_netcdf(part, engine="h5netcdf")
                 part.replace(self.path / "runs.nc")
 

@@ -52,7 +52,7 @@ class Plan:
     Fields:
       description: the runs, what is traced and what is looped.
       parts: one for each compiled program.
-      num_compiles: programs, each compiled once.
+      num_compiles: programs, and larger ones that did not fit.
       bytes_per_device, available_bytes: the most that a program needs, and what is free.
       history_bytes: of the metrics of all runs, on the host.
       seconds: expected for all, compiling included, evaluations not.
@@ -93,8 +93,12 @@ def plan(
     num_env_steps: int,
     runs_per_batch: int | None = None,
     mesh: Any = None,
+    evaluate_every: int | None = None,
+    evaluation_episodes: int = 128,
+    deterministic_evaluation: bool | None = None,
     nonfinite: str = "stop",
     show: bool = True,
+    **of_sweep: Any,
 ) -> Plan:
     """What `sweep` with these arguments would take: compiles every program, times a few updates of each, and prints.
 
@@ -103,11 +107,15 @@ def plan(
 
     Args:
       show: print the plan.
+      of_sweep: `directory`, `save_every`, `return_params` and `progress` change nothing here.
     Returns:
       The plan, whose text is what is printed.
     Raises:
       As `sweep` does.
     """
+    for name in of_sweep:
+        if name not in ("directory", "save_every", "return_params", "progress"):
+            raise TypeError(f"plan() got an unexpected keyword argument {name!r}: it takes those of sweep, and show")
     job = Job.of(
         build,
         hyperparameters,
@@ -116,23 +124,24 @@ def plan(
         num_env_steps=num_env_steps,
         runs_per_batch=runs_per_batch,
         mesh=mesh,
-        evaluate_every=None,
-        evaluation_episodes=128,
-        deterministic_evaluation=None,
+        evaluate_every=evaluate_every,
+        evaluation_episodes=evaluation_episodes,
+        deterministic_evaluation=deterministic_evaluation,
         nonfinite=nonfinite,
     )
     pending: dict[int, list[Pending]] = {}
     for batch in job.batches(job.runs()):
         pending.setdefault(id(batch.compiled), []).append(batch)
-    parts, history = [], 0
+    parts, history, compiles = [], 0, 0
     for batches in pending.values():
+        compiles += batches[0].compiled.num_compiles
         part, metrics = _measured(job, batches)
         parts.append(part)
         history += part.num_runs * part.num_updates * metrics
     result = Plan(
         description=job.describe(),
         parts=tuple(parts),
-        num_compiles=len(parts),
+        num_compiles=compiles,
         bytes_per_device=max(part.bytes_per_device for part in parts),
         available_bytes=available_bytes(),
         history_bytes=history,

@@ -26,7 +26,11 @@ __all__ = [
     "uniform",
 ]
 
-RESERVED = ("seed", "update", "sample")  # Dimensions of the dataset.
+# Dimensions and variables that every dataset has.
+RESERVED = (
+    "seed", "update", "sample", "env_steps", "wall_time", "num_updates", "diverged", "finished", "evaluation_return",
+    "evaluation_return_error",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +95,7 @@ def samples(settings: Iterable[Mapping[str, Any]]) -> Points:
     for i, row in enumerate(rows):
         if set(row) != set(names):
             raise ValueError(f"settings must have the same names: the first has {list(names)}, number {i} {list(row)}")
-    return Points(names, tuple({name: _plain(row[name]) for name in names} for row in rows), None)
+    return Points(names, tuple({name: plain(row[name]) for name in names} for row in rows), None)
 
 
 def random(ranges: Mapping[str, Range], num_samples: int, seed: int = 0) -> Points:
@@ -174,27 +178,32 @@ def _names(mapping: Mapping[str, Any]) -> tuple[str, ...]:
         if not isinstance(name, str) or not name.isidentifier():
             raise TypeError(f"hyperparameters must have names that can be arguments; got {name!r}")
         if name in RESERVED:
-            raise ValueError(f"hyperparameters must not be called {name!r}: the dataset has a dimension of that name")
+            raise ValueError(f"hyperparameters must not be called {name!r}: the dataset has something of that name")
     return tuple(mapping)
 
 
 def _values(name: str, values: Any) -> tuple[Any, ...]:
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+    scalar = getattr(values, "shape", None) == ()
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable) or scalar:
         raise TypeError(f"{name} must be a list of values; got {type(values).__name__} ({values!r:.80})")
-    found = tuple(_plain(value) for value in values)
+    found = tuple(plain(value) for value in values)
     if not found:
         raise ValueError(f"{name} must have at least one value; got none")
     for i, value in enumerate(found):
-        if any(value is other or (_comparable(value, other) and value == other) for other in found[:i]):
+        if any(same(value, other) for other in found[:i]):
             raise ValueError(f"{name} must have different values; got {value!r} more than once")
     return found
 
 
-def _comparable(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are one: plain values and tuples of them by what they are, others by identity."""
+    if isinstance(a, (tuple, list)) and type(a) is type(b) and len(a) == len(b):
+        return all(map(same, a, b))
     simple = (int, float, str, type(None))
-    return isinstance(a, simple) and isinstance(b, simple) and isinstance(a, bool) == isinstance(b, bool)
+    plain = isinstance(a, simple) and isinstance(b, simple) and isinstance(a, bool) == isinstance(b, bool)
+    return a is b or (plain and a == b)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Numbers of numpy and JAX as Python's own."""
     return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxpg import _check
@@ -15,6 +16,7 @@ from jaxpg.sweeps._job import Job, Pending, Run
 from jaxpg.sweeps._params import RunParams
 from jaxpg.sweeps._store import SweepStore
 from jaxpg.training._hosts import any_of
+from jaxpg.training._run import lost
 from jaxpg.training.interrupt import Interrupt, interruptible
 from jaxpg.training.progress import Progress
 from jaxpg.training.progress import title as algorithm_title
@@ -79,7 +81,8 @@ def sweep(
       progress: draw a progress bar, and print what is traced; default: where the output is a terminal.
     Returns:
       An `xarray.Dataset` with the dimensions `seed`, each hyperparameter (or `sample`, along which they are
-      coordinates), and `update`. `episode_return`, losses and all other metrics of the algorithm, `evaluation_return`
+      coordinates), and `update`. `episode_return`, losses and all other scalar metrics of the algorithm (a metric with
+      the name of a hyperparameter is called `…_measured`), `evaluation_return`
       where there was an evaluation, `env_steps` so far and `wall_time` have all of them; updates that a run did not
       have are NaN. `diverged`, `finished` and `num_updates` have no `update`. Attributes hold the configuration and the
       versions.
@@ -101,16 +104,33 @@ def sweep(
     )
     _check.boolean("return_params", return_params)
     _check.optional(_check.number, "save_every", save_every, 0.0)
+    played: list = []
+    problem: BaseException | None = None
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(interruptible())
         store = None
         if directory is not None:
-            store = stack.enter_context(SweepStore.open(directory, job.start(), save_every))
+            store = stack.enter_context(SweepStore.open(directory, job, save_every))
         title = f"{algorithm_title(job.settings.groups[0].algorithm)} · {job.num_runs} runs"
         bar = stack.enter_context(Progress(title, job.num_runs * job.num_env_steps, progress))
         bar.note(f"sweep: {job.describe()}")
-        played = _play(job, store, interrupt, bar)
+        try:
+            _play(job, store, interrupt, bar, played)
+        except KeyboardInterrupt:  # A second Ctrl-C.
+            pass
+        except Exception as error:
+            problem = error
+        if store is not None:
+            store.save_unsaved()
+    if problem is not None and not played:
+        raise problem
     runs = dataset(job.points, job.seeds, played, job.config(), job.settings.groups[0].algorithm)
+    if problem is not None:
+        problem.runs = runs  # type: ignore[attr-defined]
+        problem.add_note("what the sweep had finished is error.runs of this exception")
+        if jax.process_count() > 1:
+            problem.add_note(lost(store))
+        raise problem
     if not bool(runs.finished.all()):
         runs.attrs["stopped"] = "interrupted"
         kept = "" if store is None else f"; {store.path} holds what was done: sweep again to go on"
@@ -125,9 +145,9 @@ def sweep(
     return (runs, RunParams(job.points, job.seeds, played)) if return_params else runs
 
 
-def _play(job: Job, store: SweepStore | None, interrupt: Interrupt, bar: Progress) -> list:
-    """Plays what is not finished: for each batch its runs, (column, setting, seed's place), and its results."""
-    played = [] if store is None else store.finished(job)
+def _play(job: Job, store: SweepStore | None, interrupt: Interrupt, bar: Progress, played: list) -> None:
+    """Plays what is not finished and adds to `played`: for each batch (column, setting, seed's place), and results."""
+    played += [] if store is None else store.finished(job)
     left = job.runs()
     for runs, _ in played:
         for _, setting, seed in runs:
@@ -144,23 +164,23 @@ def _play(job: Job, store: SweepStore | None, interrupt: Interrupt, bar: Progres
 
         position = batch.start() if pending.position is None else pending.position
         batch.play(position, pending.compiled.block, after_block)
-        results = batch.results(position)
+        results, is_over = batch.results(position), not position.going.any()
         played.append((pending.runs, results))
-        if position.going.any():
-            break
+        if not is_over:
+            return
         if store is not None:
             store.save_finished(job, pending.runs, results)
         for _, setting, seed in pending.runs:
             left.pop(job.run_of(setting, seed))
         if any_of(interrupt.requested):
-            break
-    return played
+            return
+        del position, results  # Or their memory would be held while the next batch begins.
 
 
 def _pending(job: Job, left: dict[Run, tuple[int, int]], store: SweepStore | None) -> Iterator[Pending]:
     """What is left to play: first what was being played, then the rest."""
-    if store is not None and (pending := store.playing(job, left)) is not None:
-        yield pending
+    if store is not None:
+        yield from store.playing(job, left)
     yield from job.batches(dict(left))
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "acts_by_mode",
     "differences",
     "fingerprint",
+    "flat",
     "from_host",
     "generator_of",
     "is_key",
@@ -60,17 +61,22 @@ def state_shapes(state: Any) -> dict[str, str]:
     return {f"state{jax.tree_util.keystr(path)}": f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, entry in value.items():
-            yield from _flat(entry, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
+def flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested mappings as one, under names with dots."""
+
+    def entries(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, Mapping) and value:
+            for key, entry in value.items():
+                yield from entries(entry, f"{path}.{key}" if path else str(key))
+        else:
+            yield path, value
+
+    return dict(entries(value, path))
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """One line for each entry that differs: "config.num_episodes: 4 in the checkpoint, 8 now"."""
-    old, new = dict(_flat(saved, prefix)), dict(_flat(now, prefix))
+    old, new = flat(saved, prefix), flat(now, prefix)
     lines = []
     for path in [*old, *(path for path in new if path not in old)]:
         if path not in new:

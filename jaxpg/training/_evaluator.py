@@ -3,6 +3,7 @@
 import zlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxpg import _check
@@ -56,8 +57,10 @@ class Evaluator:
     def play(self, position: Position) -> Position:
         """Evaluates the parameters after the newest update; better ones than before become the best."""
         params = local(position.state.params)
+        # On the device of the parameters, wherever the key was made.
+        device = next(iter(jax.tree.leaves(params)[0].devices())) if jax.tree.leaves(params) else None
         scores = evaluate(
-            fold_in(fold_in(self._key, STREAM), position.num_updates),
+            jax.device_put(fold_in(fold_in(self._key, STREAM), position.num_updates), device),
             self._env,
             self._policy,
             params,

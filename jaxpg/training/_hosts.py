@@ -3,6 +3,7 @@
 With one process everything here is what it would be without.
 """
 
+import builtins
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -18,14 +19,23 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
+PIECE = 2**28  # Bytes that are sent at a time.
+
+
 def agree(value: Any) -> Any:
-    """The first process's `value`, a number or a numpy array, in every process. All have to call it."""
+    """The first process's `value`, a number, in every process. All have to call it."""
     if jax.process_count() == 1:
         return value
+    # As bytes: through arrays numbers would be rounded to 32 bits.
+    return type(value)(np.frombuffer(_broadcast(np.float64(value).tobytes(), 8), np.float64)[0])
+
+
+def _broadcast(content: bytes, size: int) -> bytes:
     from jax.experimental import multihost_utils
 
-    result = np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
-    return result if isinstance(value, np.ndarray) else type(value)(result.item())
+    mine = np.frombuffer(content, np.uint8) if is_writer() else np.zeros(size, np.uint8)
+    pieces = [mine[first : first + PIECE] for first in range(0, size, PIECE)]
+    return b"".join(np.asarray(multihost_utils.broadcast_one_to_all(piece)).tobytes() for piece in pieces)
 
 
 def any_of(flag: bool) -> bool:
@@ -43,7 +53,8 @@ def _over_processes(value: Any) -> np.ndarray:
         return np.asarray([value])
     from jax.experimental import multihost_utils
 
-    return np.asarray(multihost_utils.process_allgather(np.asarray(value)))
+    words = np.frombuffer(np.float64(value).tobytes(), np.uint32)  # As arrays, numbers would be rounded to 32 bits.
+    return np.asarray(multihost_utils.process_allgather(words), np.uint32).reshape(-1, 2).view(np.float64)[:, 0]
 
 
 def on_writer(function: Callable[[], Any]) -> Any:
@@ -53,18 +64,22 @@ def on_writer(function: Callable[[], Any]) -> Any:
     """
     if jax.process_count() == 1:
         return function()
-    result: Any = None
+    problem: Exception | None = None
+    content = b""
     if is_writer():
         try:
-            result = True, function()
+            content = pickle.dumps((True, function()))
         except Exception as error:
-            result = False, error
-    content = np.frombuffer(pickle.dumps(result), np.uint8) if is_writer() else np.zeros(0, np.uint8)
-    size = agree(content.size)
-    content = agree(content if is_writer() else np.zeros(size, np.uint8))
-    fine, value = pickle.loads(content.tobytes())
+            problem = error
+            content = pickle.dumps((False, (type(error).__name__, str(error))))
+    size = agree(len(content))
+    fine, value = pickle.loads(_broadcast(content, size))
+    if problem is not None:
+        raise problem
     if not fine:
-        raise value
+        name, text = value
+        kind = getattr(builtins, name, RuntimeError)
+        raise (kind if kind in (OSError, RuntimeError, TypeError, ValueError) else RuntimeError)(f"{name}: {text}")
     return value
 
 

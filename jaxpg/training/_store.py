@@ -91,6 +91,8 @@ class Store:
         if names:
             position, seconds = self._resume(names, key, state)
             return (position, seconds) if jax.process_count() == 1 else self._pack(position, seconds)
+        if (self.path / "sweep.json").exists():
+            raise ValueError(f"directory: {self.path} holds a sweep; name another directory")
         if self._metrics.path.exists() and self._metrics.path.stat().st_size:
             raise ValueError(
                 f"directory: {self.path} holds {self._metrics.path.name} of a run, but no checkpoint to go on from; "

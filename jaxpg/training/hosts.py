@@ -1,5 +1,6 @@
 """Several processes, on one machine or on many: one call, before the first computation, and the same script."""
 
+import inspect
 import os
 from typing import Any
 
@@ -60,6 +61,9 @@ def use_hosts(
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         if "xla_force_host_platform_device_count" not in os.environ["XLA_FLAGS"]:
             use_cpu_cores(cpu_devices or 1)
+    if "shutdown_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters:
+        # A process that has raised an error waits for the others before it ends.
+        options.setdefault("shutdown_timeout_seconds", timeout)
     try:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=timeout, **options)
     except RuntimeError as error:
