@@ -68,7 +68,7 @@ def rows_of_sorts(sorts):
 
 
 def lines(machine, program, num_devices):
-    """The parts of an update of `program` (of `Worker.compile_only`) with this number of the machine's devices."""
+    """The parts of an update of `program` (of `Player.compile_only`) with this number of the machine's devices."""
     n = num_devices
     steps = program["num_envs"] * program["num_steps"]
     gradient_steps = program["num_epochs"] * program["num_minibatches"]

@@ -20,7 +20,7 @@ env = jaxpg.make("CartPole-v1", max_steps=12)
 policy = jaxpg.policies.mlp(env, (4,))
 makers = {
     "a2c": lambda: jaxpg.a2c(env, policy, num_envs=8, num_steps=5, scale_rewards=True),
-    "normalized": lambda: jaxpg.a2c(env, jaxpg.policies.normalized(policy), num_envs=8, num_steps=5),
+    "normalized": lambda: jaxpg.a2c(env, jaxpg.policies.normalized(policy, env), num_envs=8, num_steps=5),
     "ppo": lambda: jaxpg.ppo(env, policy, num_envs=8, num_steps=6, num_epochs=2, num_minibatches=2),
     "recurrent": lambda: jaxpg.ppo(env, jaxpg.policies.recurrent(env, 4), num_envs=16, num_steps=6, num_epochs=1,
                                    num_minibatches=2),
@@ -59,10 +59,10 @@ for name in {names}:
     "names, first, last",
     [
         (["a2c"], 1e-6, 1e-5),
-        pytest.param(["normalized", "ppo", "recurrent", "impala", "v_mpo"], 1e-6, 1e-5, marks=pytest.mark.slow),
-        pytest.param(["reinforce", "pgpe"], 1e-6, 1e-5, marks=pytest.mark.slow),
+        pytest.param(["normalized", "ppo", "recurrent", "impala", "v_mpo"], 1e-5, 1e-4, marks=pytest.mark.slow),
+        pytest.param(["reinforce", "pgpe"], 1e-5, 1e-4, marks=pytest.mark.slow),
         # Conjugate gradients amplify rounding.
-        pytest.param(["npg", "trpo"], 1e-6, 1e-3, marks=pytest.mark.slow),
+        pytest.param(["npg", "trpo"], 1e-5, 1e-3, marks=pytest.mark.slow),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else "",
 )

@@ -113,12 +113,11 @@ def _train_seeds(output: Any, algorithm: Any, key: Any, num_seeds: int, num_env_
         lambda: algorithm, {}, seeds=num_seeds, key=key, num_env_steps=num_env_steps, mesh="auto"
     )  # fmt: skip
     duration, run_seconds = time.perf_counter() - start, float(runs.wall_time.max())
-    last = runs.episode_return.ffill("update").isel(update=-1)
+    last = np.array([returns[np.isfinite(returns)][-1] for returns in runs.episode_return.values])
     steps = int(runs.env_steps.max("update").sum())
     facts(output, [
         ("steps", f"{steps:,}", f"{rate(steps, run_seconds)} a second"),
-        ("return", f"{float(last.mean()):.1f}",
-         f"mean over the seeds' last updates; {float(last.min()):.1f} to {float(last.max()):.1f}"),
+        ("return", f"{last.mean():.1f}", f"mean over the seeds' last updates; {last.min():.1f} to {last.max():.1f}"),
         ("time", seconds(run_seconds), f"and {seconds(duration - run_seconds)} to compile"),
     ])  # fmt: skip
     return runs

@@ -53,8 +53,9 @@ def sweep(
     Hyperparameters that `build` takes as traced numbers are vmapped: all their values, and all seeds, run in one
     compiled program. Those that fix shapes (numbers of environments, layers), or that are no numbers, are looped over,
     with a program for each value. Which is which is found by trying, printed, and kept in `runs.attrs`. The run of a
-    seed is that of `train(build(…), jax.random.fold_in(key, seed), …)`, with the same numbers up to rounding, and with
-    the same episodes for all settings at first: differences between settings are those of paired runs.
+    seed is that of `train(build(…), jax.random.fold_in(key, seed), …)` up to rounding, which training amplifies: after
+    some updates another action is drawn, and from there the two are different runs with the same expectation. All
+    settings begin with the same episodes: differences between settings are those of paired runs.
 
     Ctrl-C or SIGTERM ends the sweep after the block that is being computed; what there is is returned, with a warning.
 

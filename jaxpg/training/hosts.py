@@ -66,6 +66,13 @@ def use_hosts(
         options.setdefault("shutdown_timeout_seconds", timeout)
     try:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=timeout, **options)
+    except ValueError as error:
+        if given["coordinator_address"] is not None:
+            raise
+        raise ValueError(
+            "no SLURM, Open MPI, Kubernetes or Cloud TPU job was found around this process: give coordinator_address, "
+            f"num_processes and process_id ({error})"
+        ) from error
     except RuntimeError as error:
         if "before" not in str(error):
             raise
