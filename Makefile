@@ -60,8 +60,8 @@ else
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 $(NOTEBOOK_FILES) $(ARGS)
 endif
 
-docs: $(DEV) ## run the examples of README.md (the documentation itself is plain Markdown, docs/)
-	$(BIN)/python -m pytest tests/test_readme.py $(ARGS)
+docs: $(DEV) ## run the examples of README.md and the guides (the documentation itself is plain Markdown, docs/)
+	$(BIN)/python -m pytest tests/test_readme.py tests/test_guides.py $(ARGS)
 
 clean: ## remove .venv, caches and built packages; runs and outputs stay
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

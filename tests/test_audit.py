@@ -124,6 +124,7 @@ def test_exact_mean_of_unbiased_estimators_is_the_gradient(weight, baseline):
         np.testing.assert_allclose(mean, true_gradient(problem), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_episodes", [2, 3])
 def test_time_baseline_of_the_other_episodes(num_episodes):
     """b_{i,t} is the mean over the others that reach step t: unbiased, by enumeration of all pairs and triples."""
@@ -160,12 +161,15 @@ def test_time_baseline_of_the_other_episodes(num_episodes):
 # --- The audit must reject what is wrong ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rejects_a_missing_state_discount(monkeypatch):
     monkeypatch.setattr(weights, "_state_discount", lambda discount, discount_states: 1.0)
     assert not judge("reward_to_go", "none").passed
 
 
-@pytest.mark.parametrize("num_episodes", [2, 4, 8])
+@pytest.mark.parametrize(
+    "num_episodes", [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_rejects_a_self_included_mean(monkeypatch, num_episodes):
     self_included = baselines.Baseline(peers=lambda total, own, size, count: total / size)
     monkeypatch.setitem(BASELINES, "leave_one_out", lambda v: self_included)

@@ -496,7 +496,8 @@ def regulator():
     return lqr, env, jaxpg.policies.linear_gaussian(env), params
 
 
-@pytest.mark.parametrize("scheme", ["antithetic", pytest.param("quasi", marks=slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["antithetic", "quasi"])
 def test_dependent_episodes_report_their_variance(scheme):
     """The reported variances are those of the replicates; for pairs, of the closed form, too.
 
@@ -672,6 +673,7 @@ def test_two_devices_give_the_same_estimate(run_in_subprocess):
     assert printed[2:] == ["optimal", "66"]
 
 
+@pytest.mark.slow
 def test_shares_of_devices_are_ranges_for_every_number_of_episodes():
     """Ids are 32 bits wide; products with the number of devices are wider."""
     from jaxpg._play import _shares

@@ -394,6 +394,7 @@ def test_calls_are_made_not_run_as_programs():
             kinds.call("x", text, optax)
 
 
+@pytest.mark.slow
 def test_every_option_reaches_its_algorithm():
     """Each hyperparameter that is a number, at another value than its default, is found in the algorithm's record."""
     for name in options.ALGORITHMS:
@@ -504,6 +505,7 @@ def test_envs_lists_all(says):
     assert re.search(r"Pendulum-v1 +Box\(…, …, \(3,\), float32\) +Box\(-2, 2, \(1,\), float32\) +200 +yes", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "weight", "baseline"), [
     ([], jaxpg.weights.reward_to_go(0.99), jaxpg.baselines.none()),
     (["--weight", "total-return", "--baseline", "leave-one-out", "--discount", "0.9", "--chunk-size", "16"],

@@ -119,6 +119,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_devices(run_in_subprocess):
     assert "fine" in run_in_subprocess(SETTING + RESUMED, devices=8)
 

@@ -9,7 +9,10 @@ README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("block", range(len(BLOCKS)))
+SLOW = [pytest.param(block, marks=pytest.mark.slow) for block in range(1, len(BLOCKS))]
+
+
+@pytest.mark.parametrize("block", [0, *SLOW])
 def test_block_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Some write files.
     names = {}

@@ -268,6 +268,7 @@ def test_parameters_that_are_not_finite_end_a_run_whatever_is_asked(key):
     assert bool(runs.diverged.all()) and bool((runs.num_updates == 3).all())
 
 
+@pytest.mark.slow
 def test_one_update_of_real_algorithms_is_that_of_a_single_run(bandit):
     """From the same state, 1e-5 relative: vmapped, batched and alone."""
     env, policy = bandit
@@ -395,6 +396,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_the_same(key, tmp_path, monkeypat
     assert not list((tmp_path / "playing").iterdir())
 
 
+@pytest.mark.slow
 def test_a_sweep_grows_and_keeps_what_is_finished(key, tmp_path, monkeypatch):
     run(key, {"learning_rate": [0.1]}, seeds=2, directory=tmp_path)
     played = []
@@ -519,6 +521,7 @@ def test_optimisers_are_named_and_found_again(key, tmp_path):
     assert settings.traced == ("rate",) and len(settings.groups) == 2
 
 
+@pytest.mark.slow
 def test_tracing_is_tried_with_every_other_value(key):
     def build(kind, n):
         return tiny(learning_rate=0.1 * (int(n) if kind == "b" else n))
@@ -583,6 +586,7 @@ def test_numbers_of_numpy_are_taken(key):
     assert run(key, {}, seeds=np.int64(1), num_env_steps=9).sizes["seed"] == 1
 
 
+@pytest.mark.slow
 def test_a_smaller_batch_may_be_asked_for_when_going_on(key, tmp_path, monkeypatch):
     whole, real, seen = run(key), _store.SweepStore.save_playing, []
 

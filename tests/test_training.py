@@ -45,6 +45,7 @@ def test_a_step_is_the_optimisers_step_along_the_estimated_gradient(key):
     assert int(after.update) == 1
 
 
+@pytest.mark.slow
 def test_the_critics_baseline_is_that_of_before_the_update(key):
     """The value function that is subtracted has not seen the episodes it is subtracted from."""
     env = jaxpg.make("CartPole-v1", max_steps=30)
@@ -138,6 +139,7 @@ def test_blocks_do_not_matter_and_a_run_goes_on_where_it_stopped(key):
     jax.tree.map(np.testing.assert_array_equal, whole.params, second.params)
 
 
+@pytest.mark.slow
 def test_stops_at_a_target_and_on_a_callbacks_word(key):
     result = jaxpg.train(small(), key, num_env_steps=10**7, target_return=5.0, progress=False)
     assert result.stopped == "target" and result.num_env_steps < 10**6

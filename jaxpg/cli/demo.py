@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+import numpy as np
+
 from jaxpg.cli import devices
 from jaxpg.cli.commands import Demo
 from jaxpg.cli.console import console, facts, heading, rate, say_files, seconds
