@@ -176,6 +176,7 @@ def test_rejects_a_self_included_mean(monkeypatch, num_episodes):
     assert not judge("total_return", "leave_one_out", num_episodes).passed
 
 
+@pytest.mark.slow
 def test_rejects_episodes_that_share_a_key(monkeypatch):
     """The mean stays right; the spread of the estimate shows that pairs of episodes are the same."""
     ids = rollout.Queue.ids
@@ -183,11 +184,13 @@ def test_rejects_episodes_that_share_a_key(monkeypatch):
     assert not judge("reward_to_go", "none").passed
 
 
+@pytest.mark.slow
 def test_rejects_one_key_for_action_and_environment(monkeypatch):
     monkeypatch.setattr(lanes, "key_for_environment", lambda key: key)
     assert not judge("reward_to_go", "none").passed
 
 
+@pytest.mark.slow
 def test_rejects_a_leak_across_episode_ends(monkeypatch):
     monkeypatch.setattr(_weigh, "recursion", lambda x, c, ended, following: x + c * following)
     # One lane, so that episodes lie behind each other.

@@ -82,6 +82,7 @@ def test_one_batch_has_no_bias():
     assert joint_p_value(each) > 1e-3
 
 
+@pytest.mark.slow
 def test_replicates_are_averaged_before_the_ratio():
     """Pooled noise scales against the exact ones, relative to their linearised errors: one χ² over the MDPs."""
     truth, small, large = sampled()

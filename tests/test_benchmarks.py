@@ -43,6 +43,7 @@ def params():
     return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full_length", [False, True])
 def test_idiomatic_gradient_is_jaxpg_s_on_the_same_steps(params, full_length, key):
     problem = rivals.cartpole(24, 20, (8, 8), full_length)
@@ -56,6 +57,7 @@ def test_idiomatic_gradient_is_jaxpg_s_on_the_same_steps(params, full_length, ke
     assert full_length == (int(result.num_steps) == 24 * 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, limit, full_length", [("masked", 120, False), ("early_exit_batches", 120, False), ("masked", 10, True)]
 )
@@ -82,6 +84,7 @@ def test_batched_gradient_is_jaxpg_s_on_the_same_steps(params, name, limit, full
     assert (num_steps == 24 * limit) == full_length
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full_length", [False, True])
 def test_all_contenders_estimate_the_same(params, full_length):
     """Independent samples of 4,096 episodes differ as much as their standard errors say."""

@@ -157,6 +157,7 @@ def test_columns_against_exact_values(seed, names):
     assert (dataset.bias_squared_error < 0.01 * dataset.variance + 0.1 * dataset.bias_squared).all()
 
 
+@pytest.mark.slow
 def test_every_replicate_has_its_own_key_and_all_estimators_have_the_same():
     dataset, _ = compared(2, FEW)
     for name in dataset.estimator.values:

@@ -75,6 +75,7 @@ def test_two_state_chain_rewards():
     np.testing.assert_allclose(mdp.reward[1, 0], [2, 10])
 
 
+@pytest.mark.slow
 def test_bandits(x64):
     means = [0.2, 0.7, 0.5]
     plain, bernoulli = jaxpg.exact.bandit(means), jaxpg.exact.bandit(means, bernoulli=True)

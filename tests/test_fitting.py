@@ -19,6 +19,7 @@ def problem():
     return mdp, env, policy, jnp.asarray(rng.normal(size=(4, 2)), jnp.float32), critic
 
 
+@pytest.mark.slow
 def test_a_table_is_fitted_to_the_mean_value_of_each_state(key):
     """The regression's solution is Σ_t d_t(s) V_t(s) / Σ_t d_t(s); the samples' own noise is left."""
     mdp, env, policy, params, critic = problem()
@@ -31,6 +32,7 @@ def test_a_table_is_fitted_to_the_mean_value_of_each_state(key):
     assert np.abs(np.asarray(undiscounted) - want).max() > 0.2
 
 
+@pytest.mark.slow
 def test_as_a_baseline_it_cuts_the_exact_variance(key):
     mdp, env, policy, params, critic = problem()
     weight = weights.reward_to_go(0.8)

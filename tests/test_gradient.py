@@ -186,6 +186,7 @@ def line_walk(limit):
                        max_steps=limit, name="walk")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["gae", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("td_residual", "n_step"))]
 )
@@ -259,6 +260,7 @@ def test_variance_with_leave_one_out_is_that_of_independent_groups(num_episodes,
     assert abs(reported.mean() / true - 1) < 0.06 + 0.1 * (num_episodes % group_size), (reported.mean(), true)
 
 
+@pytest.mark.slow
 def test_half_precision_params_are_summed_in_single_precision(key):
     env, policy, params = cartpole(20)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
@@ -328,6 +330,7 @@ def test_one_episode_has_no_variance(key):
 # --- Transformations --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_vmap_over_keys_and_params_is_a_loop(key):
     env, policy, params = cartpole()
     gradient = jaxpg.policy_gradient(
@@ -369,6 +372,7 @@ def test_vmap_over_hyperparameters(key):
     assert len(set(np.asarray(mapped.num_steps).tolist())) > 1
 
 
+@pytest.mark.slow
 def test_no_leaks_and_no_key_reuse(key):
     env, policy, params = cartpole(10)
     with jax.checking_leaks():

@@ -76,6 +76,7 @@ def test_v_trace_against_loops(lambda_, clip_rho, clip_c, x64):
         assert not np.asarray(advantages)[~played, lane].any()
 
 
+@pytest.mark.slow
 def test_without_lag_it_is_a2c(key, x64):
     """Parameter for parameter over six updates, with truncated episodes, a bonus and scaled rewards."""
     env = line(3)

@@ -191,6 +191,7 @@ def play_segments(env, policy, params, key, lengths, num_lanes=3, value=None):
     return state, jax.tree.map(lambda *x: jnp.concatenate(x), *[p._replace(last_value=None) for p in parts]), parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["countdown", "countdown cut at 5", "finite MDP"])
 def test_segments_play_the_named_episodes_wherever_they_are_cut(name, key):
     env = ENVIRONMENTS[name]()
