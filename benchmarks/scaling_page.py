@@ -87,6 +87,7 @@ def many_runs(sweeps):
             f"remains different between them and jaxpg is listed in "
             f"[benchmarks/sweeps.py](../benchmarks/sweeps.py).\n"
         )
+    text += [f"Left out: {name}, {why}.\n" for name, why in sweeps.get("failed", {}).items()]
     text.append(_whole(sweeps))
     return "\n".join(text)
 

@@ -148,16 +148,18 @@ class Player:
             runs_per_batch=None, mesh=self._mesh, evaluate_every=None, evaluation_episodes=1,
             deterministic_evaluation=None, nonfinite="stop",
         )  # fmt: skip
-        (pending,) = job.batches(job.runs())
-        batch, block = pending.batch, pending.compiled.block
-        traced, states = batch.traced(), batch.start().states
+        batches = list(job.batches(job.runs()))  # On a CPU a batch has at most so many runs: others follow it.
+        states = [pending.batch.start().states for pending in batches]
 
         def turn(updates):
-            nonlocal states
-            left = batch.lay_out(np.full(len(batch.points), MANY, np.int32))
-            states, _ = jax.block_until_ready(block(traced, states, left, jnp.int32(updates)))
+            for i, pending in enumerate(batches):
+                batch = pending.batch
+                left = batch.lay_out(np.full(len(batch.points), MANY, np.int32))
+                states[i], _ = jax.block_until_ready(
+                    pending.compiled.block(batch.traced(), states[i], left, jnp.int32(updates))
+                )
 
-        return block, 1, turn
+        return batches[0].compiled.block, 1, turn
 
     def _counters(self, updates):
         """(env steps left, most updates, halt?) of a block."""

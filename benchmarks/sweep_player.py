@@ -52,18 +52,25 @@ class Player:
             runs_per_batch=None, mesh="auto", evaluate_every=None, evaluation_episodes=1,
             deterministic_evaluation=None, nonfinite="stop",
         )  # fmt: skip
-        (pending,) = job.batches(job.runs())
-        batch, block = pending.batch, pending.compiled.block
-        traced, states = batch.traced(), batch.start().states
+        batches = list(job.batches(job.runs()))  # On a CPU a batch has at most so many runs: others follow it.
+        states = [pending.batch.start().states for pending in batches]
 
         def turn():
-            nonlocal states
-            left = batch.lay_out(np.full(len(batch.points), MANY, np.int32))
-            states, _ = jax.block_until_ready(block(traced, states, left, jnp.int32(updates)))
+            for i, pending in enumerate(batches):
+                batch = pending.batch
+                left = batch.lay_out(np.full(len(batch.points), MANY, np.int32))
+                states[i], _ = jax.block_until_ready(
+                    pending.compiled.block(batch.traced(), states[i], left, jnp.int32(updates))
+                )
 
         self._turns[num_runs] = turn, updates
         turn()
-        return {"compile_seconds": pending.compiled.compile_seconds, "memory": common.memory_of(block)}
+        programs = {id(pending.compiled): pending.compiled for pending in batches}.values()
+        return {
+            "compile_seconds": sum(compiled.compile_seconds for compiled in programs),
+            "batches": [len(pending.batch.points) for pending in batches],
+            "memory": common.memory_of(batches[0].compiled.block),
+        }
 
     def prepare_alone(self, updates):
         """One run with `train`."""

@@ -28,6 +28,7 @@ import importlib.metadata
 import json
 import math
 import pathlib
+import select
 import subprocess
 import sys
 import venv
@@ -42,6 +43,7 @@ from jaxpg.algorithms import presets
 SIZES = {1: 64, 16: 16, 64: 4, 256: 2}
 REJAX = ("rejax==0.1.3", "gymnax==0.0.9")  # gymnax 1 has another `step`.
 SAME = ("jax", "flax", "optax", "numpy")  # The peers' environment has our versions of these.
+PATIENCE = 480.0  # Seconds for an answer of a peer.
 PEERS = common.ROOT / "outputs" / "benchmarks" / "peers"
 
 
@@ -59,15 +61,21 @@ class Peer:
     def ask(self, method, *arguments):
         try:
             print(json.dumps([method, *arguments]), file=self._process.stdin, flush=True)
-            line = self._process.stdout.readline()
+            answered, _, _ = select.select([self._process.stdout], [], [], PATIENCE)
+            line = self._process.stdout.readline() if answered else None
         except BrokenPipeError:
             line = ""
+        if line is None:  # Many vmapped runs can deadlock in XLA's CPU thread pool.
+            self._process.kill()
+            raise RuntimeError(f"no answer from {self.name} in {method} within {PATIENCE / 60:g} minutes")
         if not line:
             raise RuntimeError(f"the process of {self.name} ended in {method} with status {self._process.wait()}")
         return json.loads(line)
 
     def close(self):
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.kill()
         self._process.wait(timeout=10)
 
 
@@ -84,20 +92,26 @@ def peers_python():
 
 
 def compete(contenders, sizes, rounds):
-    """{runs: {contender: facts and turns}}: `contenders` are (process, name, the least runs that it can be given)."""
-    measured = {}
+    """({runs: {contender: facts and turns}}, {peer: why it fell out}); contenders: {name: (process, its least runs)}."""
+    measured, failed = {}, {}
     for num_runs, updates in sizes.items():
         rates = rates_of(num_runs) * (num_runs // len(rates_of(num_runs)))
         ready = {}
         for name, (process, least) in contenders.items():
-            if num_runs < least or (name == "train" and num_runs > 1):
+            if name in failed or num_runs < least or (name == "train" and num_runs > 1):
                 continue
             common.note(f"{num_runs} runs: compiling {name}")
             if name == "train":
                 ready[name] = process.ask("prepare_alone", updates), "alone"
             else:
                 given = rates if isinstance(process, Peer) else num_runs
-                ready[name] = process.ask("prepare", given, updates), num_runs
+                try:
+                    ready[name] = process.ask("prepare", given, updates), num_runs
+                except RuntimeError as error:
+                    if not isinstance(process, Peer):
+                        raise
+                    common.note(f"{name} is left out from here on: {error}")
+                    failed[name] = f"{num_runs} runs: {error}"
         turns = {name: [] for name in ready}
         for round_ in range(rounds):
             common.note(f"{num_runs} runs: round {round_ + 1} of {rounds}")
@@ -109,7 +123,7 @@ def compete(contenders, sizes, rounds):
             facts["ratio_to_sweep"] = common.ratios(facts["seconds"]["rounds"], base)
             _per_run(facts, num_runs)
         report(num_runs, measured[num_runs])
-    return measured
+    return measured, failed
 
 
 def _spreads(turns):
@@ -171,6 +185,7 @@ def main(arguments=None):
     sizes = {size: 1 for size in (1, 4)} if options.quick else {n: SIZES[n] for n in options.sizes or SIZES}
     seeds, steps, updates = (1, 2048, 2) if options.quick else (64, STEPS, math.ceil(STEPS / 1024))
     cores = common.num_cores()
+    out = options.out or common.result_path("sweeps_cpu", options.quick)
     # Where files lie on this machine is nobody's business.
     kept = {name: value for name, value in vars(options).items() if name not in ("peers_python", "purejaxrl", "out")}
     result = {"question": __doc__.splitlines()[0], "machine": common.machine(), "options": kept,
@@ -196,19 +211,22 @@ def main(arguments=None):
             result["peers"] = {name: peer.ask("describe") for name, peer in peers.items()}
             if options.purejaxrl:
                 result["peers"]["purejaxrl"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        result["sizes"] = {str(n): facts for n, facts in compete(contenders, sizes, options.rounds).items()}
+        measured, result["failed"] = compete(contenders, sizes, options.rounds)
+        result["sizes"] = {str(n): facts for n, facts in measured.items()}
         result["peer_returns"] = {}
+        common.write_json(out, result)  # What there is, should the rest not end.
         for name, peer in peers.items():
-            common.note(f"whole runs of {name}")
-            result["peer_returns"][name] = returns_of_peer(peer, 1 if options.quick else options.peer_seeds, updates)
+            if name not in result["failed"]:
+                common.note(f"whole runs of {name}")
+                seeds_of_peer = 1 if options.quick else options.peer_seeds
+                result["peer_returns"][name] = returns_of_peer(peer, seeds_of_peer, updates)
         if options.whole:
             result["plan"] = all_.ask("plan", seeds, steps)
             common.note(result["plan"]["text"])
             share = min(1.0, options.longest * 60 / result["plan"]["seconds"])
             result["whole"] = all_.ask("whole", seeds, steps if share == 1 else int(steps * share))
             print(json.dumps(result["whole"], indent=1))
-    path = options.out or common.result_path("sweeps_cpu", options.quick)
-    common.write_json(path, result)
+    common.write_json(out, result)
     if not options.quick and options.out is None:
         scaling_page.write()
     return result

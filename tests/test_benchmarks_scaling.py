@@ -156,7 +156,7 @@ def test_arithmetic_on_paper():
     })  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["scaling", "sweeps"])
+@pytest.mark.parametrize("name", ["scaling"])
 def test_results_and_page_belong_together(name):
     results = {n: common.result_path(f"{n}_cpu", quick=False) for n in ("scaling", "sweeps")}
     found = {n: json.loads(path.read_text(encoding="utf-8")) for n, path in results.items() if path.exists()}
