@@ -92,7 +92,7 @@ def peers_python():
 
 
 def compete(contenders, sizes, rounds):
-    """({runs: {contender: facts and turns}}, {peer: why it fell out}); contenders: {name: (process, its least runs)}."""
+    """({runs: {contender: facts}}, {peer: why it fell out}); contenders: name -> (process, its least runs)."""
     measured, failed = {}, {}
     for num_runs, updates in sizes.items():
         rates = rates_of(num_runs) * (num_runs // len(rates_of(num_runs)))
