@@ -63,8 +63,12 @@ class Line:
 
 
 def rows_of_sorts(sorts):
-    """Rows sorted by each device in an update."""
-    return sum(sort["times"] * int(re.search(r"\[(\d+)", sort["shape"]).group(1)) for sort in sorts)
+    """Rows sorted by each device in an update; of vmapped runs, those of all of them."""
+
+    def rows(shape):
+        return math.prod(int(x) for x in re.search(r"\[([\d,]+)\]", shape).group(1).split(","))
+
+    return sum(sort["times"] * rows(sort["shape"]) for sort in sorts)
 
 
 def lines(machine, program, num_devices):

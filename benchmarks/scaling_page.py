@@ -227,8 +227,8 @@ def _assumptions():
 
 
 def _shuffles(shuffles):
-    found = [f"{int(n):,} rows {s['median'] * 1e3:.3g} ms" for n, s in shuffles["measured"].items()]
-    return f"Measured, one core of the CPU, the shuffle of an epoch: {', '.join(found)}. {where(shuffles)}\n"
+    found = [f"{int(n):,} rows {_ms(s['median'])}" for n, s in shuffles["measured"].items()]
+    return f"Measured, one device of the CPU, the shuffle of an epoch: {', '.join(found)}. {where(shuffles)}\n"
 
 
 def _title(program):

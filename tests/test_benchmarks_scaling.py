@@ -77,6 +77,7 @@ def test_collectives_are_counted_with_the_loops_they_are_in():
     assert found["inside"] == [{"collective-permute": {"count": 1, "bytes": 8}}]
     assert found["sorts"] == [{"shape": "(u32[64]{0}, s32[64]{0})", "times": 10}]
     assert paper.rows_of_sorts(found["sorts"]) == 640
+    assert paper.rows_of_sorts([{"shape": "(u32[8,1024]{1,0}, s32[8,1024]{1,0})", "times": 10}]) == 81_920
     assert [op.source for op in collectives.operations(PROGRAM) if op.times == 30] == ["jit(run)/loss"]
     with pytest.raises(ValueError, match="with an ENTRY; got none"):
         collectives.operations("nothing")
