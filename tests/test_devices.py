@@ -52,22 +52,26 @@ for name in {names}:
         for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
             np.testing.assert_allclose(a, b, atol={last} * size, err_msg=name)
         assert {{len(x.sharding.device_set) for x in jax.tree.leaves(other.params)}} == {{1}}
+    print(name)
 """
 
 
 @pytest.mark.parametrize(
-    "names, first, last",
+    "names, x64, first, last",
     [
-        (["a2c"], 1e-6, 1e-5),
-        pytest.param(["normalized", "ppo", "recurrent", "impala", "v_mpo"], 1e-5, 1e-4, marks=pytest.mark.slow),
-        pytest.param(["reinforce", "pgpe"], 1e-5, 1e-4, marks=pytest.mark.slow),
+        (["a2c"], 0, 1e-6, 1e-5),
+        pytest.param(["a2c", "ppo", "impala", "v_mpo", "reinforce", "pgpe"], 1, 1e-12, 1e-11, marks=pytest.mark.slow),
+        pytest.param(["normalized", "recurrent"], 1, 1e-12, 1e-11, marks=pytest.mark.slow),
         # Conjugate gradients amplify rounding.
-        pytest.param(["npg", "trpo"], 1e-5, 1e-3, marks=pytest.mark.slow),
+        pytest.param(["npg", "trpo"], 1, 1e-12, 1e-8, marks=pytest.mark.slow),
+        # In single precision a metric is the mean over several gradient steps, each of which rounds.
+        pytest.param(["ppo", "reinforce", "pgpe", "impala", "v_mpo"], 0, 1e-5, 1e-5, marks=pytest.mark.slow),
     ],
-    ids=lambda x: x[0] if isinstance(x, list) else "",
 )
-def test_training_is_the_same_on_one_two_and_eight_devices(run_in_subprocess, names, first, last):
-    run_in_subprocess(SETTING + ALIKE.format(names=names, first=first, last=last), devices=8, timeout=550)
+def test_training_is_the_same_on_one_two_and_eight_devices(run_in_subprocess, names, x64, first, last):
+    code = SETTING + ALIKE.format(names=names, first=first, last=last)
+    printed = run_in_subprocess(code, devices=8, timeout=550, env={"JAX_ENABLE_X64": str(x64)})
+    assert printed.split() == names
 
 
 LAID_OUT = """
@@ -141,6 +145,26 @@ print("fine")
 
 def test_sweeps_are_the_same_on_any_devices(run_in_subprocess):
     assert "fine" in run_in_subprocess(SETTING + SWEPT, devices=8)
+
+
+MANY = """
+import os
+import jaxpg
+assert int(os.environ["NPROC"]) >= 16
+import jax
+from jaxpg.algorithms import presets
+env = jaxpg.make("CartPole-v1")
+runs = jaxpg.sweep(lambda rate: presets.make("ppo", env, 500_000, learning_rate=rate), {"rate": [1e-4, 1e-3]}, seeds=64,
+                   key=jax.random.key(0), num_env_steps=2048, runs_per_batch=128, progress=False)
+assert bool(runs.finished.all())
+print("fine")
+"""
+
+
+@pytest.mark.slow
+def test_many_runs_do_not_wait_for_each_other_for_ever(run_in_subprocess):
+    """With as many threads as cores, two, this does not end: XLA's loops wait for threads that wait for them."""
+    assert "fine" in run_in_subprocess(MANY, timeout=300)
 
 
 TRAP = """
