@@ -134,7 +134,7 @@ def actor_critic(
         policy_key, critic_key, episode_key, learner_key = jax.random.split(_check.key("key", key), 4)
         parameters = Parameters(policy.init(policy_key), None if critic is None else critic.init(critic_key))
         memory = None if critic is None else critic.initial_carry
-        return lay_out(ActorCriticState(
+        return ActorCriticState(
             params=parameters.policy,
             critic_params=parameters.critic,
             learner=learner.init(parameters),
@@ -144,7 +144,7 @@ def actor_critic(
             episode_key=episode_key,
             learner_key=learner_key,
             update=jnp.zeros((), jnp.int32),
-        ))  # fmt: skip
+        )
 
     def step(state: ActorCriticState) -> tuple[ActorCriticState, dict[str, Any]]:
         before = Parameters(state.params, state.critic_params)

@@ -113,10 +113,10 @@ def gather(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def put(tree: Any, shardings: Any) -> Any:
-    """The leaves, whole in every process, as arrays laid out by `shardings` (one, or a pytree prefix)."""
+def put(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """The leaves, whole in every process, as arrays laid out by `sharding`."""
 
-    def leaf(x: Any, sharding: Any) -> jax.Array:
+    def leaf(x: Any) -> jax.Array:
         if jax.process_count() == 1:
             return jax.device_put(x, sharding)
         if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -126,6 +126,4 @@ def put(tree: Any, shardings: Any) -> Any:
         whole = np.asarray(x)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
-    if isinstance(shardings, jax.sharding.Sharding):
-        return jax.tree.map(lambda x: leaf(x, shardings), tree)
-    return jax.tree.map(lambda s, part: jax.tree.map(lambda x: leaf(x, s), part), shardings, tree)
+    return jax.tree.map(leaf, tree)
