@@ -89,7 +89,8 @@ def along_devices(mesh: Mesh | None, function: Callable, *, cut: tuple[int, ...]
 
     Args:
       cut: the positions of the arguments whose leaves are cut along their first axis; the others are whole.
-      axes: pytree prefix of the results: the axis along which the devices' parts are put together.
+      axes: pytree prefix of the results: the axis along which the devices' parts are put together; None for results
+        that are the same on every device.
     """
     if mesh is None:
         return function
@@ -100,9 +101,8 @@ def along_devices(mesh: Mesh | None, function: Callable, *, cut: tuple[int, ...]
 
     def call(*args: Any) -> Any:
         specs = tuple(spec(0) if i in cut else PartitionSpec() for i in range(len(args)))
+        out = PartitionSpec() if axes is None else jax.tree.map(spec, axes)
         with over(None):  # Inside, each device is alone.
-            return jax.shard_map(
-                function, mesh=mesh, in_specs=specs, out_specs=jax.tree.map(spec, axes), check_vma=False
-            )(*args)
+            return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)(*args)
 
     return call

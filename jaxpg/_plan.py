@@ -10,12 +10,14 @@ from jaxpg.envs.base import Environment
 __all__ = ["Plan", "default", "make_plan", "require_max_steps", "row_bytes", "worst_rows"]
 
 # Per backend: lanes (about what keeps one row of activations in the cache, or fills the chip), steps of a block of the
-# backward pass, bytes of the step buffers, and the same where whole groups of episodes must be held. Within
+# backward pass, rows of a minibatch whose gradient is taken at once, bytes of the step buffers, and the same where whole
+# groups of episodes must be held. Within
 # `least_bytes` all of a CPU's step buffers stay in its second cache; more is taken where full lanes need it.
 DEFAULTS = {
     "cpu": {
         "num_lanes": 256,
         "block_size": 256,
+        "minibatch_rows": 1024,
         "least_bytes": 6 * 2**20,
         "buffer_bytes": 24 * 2**20,
         "group_bytes": 256 * 2**20,
@@ -23,6 +25,7 @@ DEFAULTS = {
     "gpu": {
         "num_lanes": 32_768,
         "block_size": 65_536,
+        "minibatch_rows": 2**31,
         "least_bytes": 4 * 2**30,
         "buffer_bytes": 4 * 2**30,
         "group_bytes": 4 * 2**30,
@@ -30,6 +33,7 @@ DEFAULTS = {
     "tpu": {
         "num_lanes": 16_384,
         "block_size": 32_768,
+        "minibatch_rows": 2**31,
         "least_bytes": 2 * 2**30,
         "buffer_bytes": 2 * 2**30,
         "group_bytes": 2 * 2**30,

@@ -9,7 +9,7 @@ from test_trust_region import line, scores
 
 import jaxpg
 from jaxpg import weights
-from jaxpg.algorithms._actor_critic import Batch
+from jaxpg.algorithms._batch import Batch
 from jaxpg.algorithms.impala import impala, v_trace
 from jaxpg.policies.recurrent import recurrent
 

@@ -11,7 +11,7 @@ import pytest
 import jaxpg
 from jaxpg import weights
 from jaxpg.algorithms import _parts
-from jaxpg.algorithms._actor_critic import Batch
+from jaxpg.algorithms._batch import Batch
 from jaxpg.envs import Box, Discrete, Environment, Timestep
 
 

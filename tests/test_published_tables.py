@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxpg import weights
-from jaxpg.algorithms._actor_critic import Batch
+from jaxpg.algorithms._batch import Batch
 from jaxpg.algorithms.impala import v_trace
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 import jaxpg
 from jaxpg import natural
 from jaxpg.algorithms import _trust_region
-from jaxpg.algorithms._actor_critic import Batch
+from jaxpg.algorithms._batch import Batch
 from jaxpg.algorithms.npg import npg
 from jaxpg.algorithms.trpo import line_search, trpo
 from jaxpg.envs import Box, Discrete, Environment, Timestep

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg import _check, _mesh
+from jaxpg.algorithms._batch import Batch
+from jaxpg.algorithms._blocks import in_blocks
 from jaxpg.algorithms._parts import (
     Parameters,
     RewardScale,
@@ -33,38 +35,7 @@ from jaxpg.policies.base import Critic, Policy
 from jaxpg.policies.unroll import unroll
 from jaxpg.segments import SegmentState, restart, segment, start_segments
 
-__all__ = ["ActorCriticState", "Batch", "Learner", "actor_critic", "forward", "outputs"]
-
-
-class Batch(NamedTuple):
-    """A segment as an algorithm learns from it: [step, lane] arrays, and [lane] arrays for what is before and behind.
-
-    Fields:
-      observation, action, log_prob, reward, terminated, truncated, valid: as in `Trajectory`. Rewards are scaled where
-        the algorithm scales them, and 0 where no step was played.
-      starts: whether an episode begins with the row.
-      value, last_value: V of the rows' observations and of those behind the last row, by the critic as it is before the
-        update.
-      policy_carry, critic_carry: the memories before the first row; None without.
-    """
-
-    observation: Any
-    action: Any
-    log_prob: jax.Array
-    reward: jax.Array
-    terminated: jax.Array
-    truncated: jax.Array
-    valid: jax.Array
-    starts: jax.Array
-    value: jax.Array
-    last_value: jax.Array
-    policy_carry: Any
-    critic_carry: Any
-
-    @property
-    def next_value(self) -> jax.Array:
-        """V of the observation that each step led to, before any reset."""
-        return jnp.concatenate([self.value[1:], self.last_value[None]])
+__all__ = ["ActorCriticState", "Learner", "actor_critic", "forward", "outputs"]
 
 
 class Learner(NamedTuple):
@@ -272,7 +243,7 @@ def _values(
         def one(observation):
             return value_of(model.apply(params, observation))
 
-        return jax.vmap(jax.vmap(one))(observations), jax.vmap(one)(last), None
+        return in_blocks(jax.vmap(jax.vmap(one)), observations), jax.vmap(one)(last), None
 
     def lane(observations, starts, carry, last, last_start):
         values, carry = unroll(model, params, observations, starts, carry, value_of)

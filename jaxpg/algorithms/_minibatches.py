@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from jaxpg import _check, _mesh
-from jaxpg.algorithms._actor_critic import Batch
+from jaxpg import _check, _mesh, _shuffle
+from jaxpg.algorithms._batch import Batch
 from jaxpg.policies.base import Critic, Policy
 
 __all__ = ["count_rows", "in_minibatches"]
@@ -69,7 +69,7 @@ def in_minibatches(
         return taken._replace(last_value=last_value, policy_carry=policy_carry, critic_carry=critic_carry), extra
 
     def epoch(carry, key):
-        order = jax.random.permutation(key, count).reshape(num_minibatches, -1)
+        order = _shuffle.permutation(key, count).reshape(num_minibatches, -1)
         return jax.lax.scan(lambda carry, chosen: step(carry, *take(chosen)), carry, order)
 
     return jax.lax.scan(epoch, start, jax.random.split(key, num_epochs))

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from jaxpg import _check, natural
 from jaxpg.algorithms import _parts
-from jaxpg.algorithms._actor_critic import Batch, Learner, actor_critic, forward
+from jaxpg.algorithms._actor_critic import Learner, actor_critic, forward
+from jaxpg.algorithms._batch import Batch
 from jaxpg.algorithms._minibatches import count_rows, in_minibatches
 from jaxpg.algorithms._parts import Parameters
 from jaxpg.algorithms.types import Algorithm

@@ -11,7 +11,8 @@ import jax
 
 from jaxpg import _check
 from jaxpg.algorithms import _parts
-from jaxpg.algorithms._actor_critic import Batch, Learner, actor_critic, outputs
+from jaxpg.algorithms._actor_critic import Learner, actor_critic, outputs
+from jaxpg.algorithms._batch import Batch
 from jaxpg.algorithms._parts import Parameters
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.envs.base import Environment

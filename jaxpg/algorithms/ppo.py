@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jaxpg import _check
 from jaxpg._batching import any_member
 from jaxpg.algorithms import _parts
-from jaxpg.algorithms._actor_critic import Batch, Learner, actor_critic, forward, outputs
+from jaxpg.algorithms._actor_critic import Learner, actor_critic, forward, outputs
+from jaxpg.algorithms._batch import Batch
+from jaxpg.algorithms._blocks import mean_gradient
 from jaxpg.algorithms._minibatches import count_rows, in_minibatches
 from jaxpg.algorithms._parts import Parameters
 from jaxpg.algorithms.types import Algorithm
@@ -121,19 +123,19 @@ def ppo(
         def init(parameters: Parameters) -> PpoState:
             return PpoState(descent.init(parameters), jnp.asarray(kl_coefficient, jnp.result_type(float)))
 
-        def loss(parameters: Parameters, batch: Batch, targets: Targets, clip: Any, kl_coefficient: jax.Array):
-            valid, advantages = batch.valid, targets.advantages
+        def terms(parameters: Parameters, batch: Batch, targets: Targets, clip: Any, kl_coefficient: jax.Array):
+            """(the loss, metrics), as sums over the rows."""
 
             def measure(distribution, action, old):
                 kl = old.kl_divergence(distribution) if objective == "kl" else jnp.zeros(())
                 return distribution.log_prob(action), _parts.entropy_of(distribution, entropy_coefficient), kl
 
-            (log_prob, entropy, kl), value = outputs(policy, critic, parameters, batch, measure, targets.old)
-            if normalize_advantages == "minibatch":
-                advantages = _parts.standardized(advantages, valid)
+            def total(values):
+                return jnp.sum(jnp.where(batch.valid, values, 0.0))
 
-            log_ratio = jnp.where(valid, log_prob - batch.log_prob, 0.0)
-            ratio = jnp.exp(log_ratio)
+            (log_prob, entropy, kl), value = outputs(policy, critic, parameters, batch, measure, targets.old)
+            log_ratio = jnp.where(batch.valid, log_prob - batch.log_prob, 0.0)
+            ratio, advantages = jnp.exp(log_ratio), targets.advantages
             if objective == "clip":
                 gain = jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages)
             else:
@@ -143,18 +145,15 @@ def ppo(
                 clipped = batch.value + jnp.clip(value - batch.value, -value_clip, value_clip)
                 error = jnp.maximum(error, (clipped - targets.values) ** 2)
 
-            policy_loss = -_parts.mean_where(valid, gain)
-            value_loss = 0.5 * _parts.mean_where(valid, error)
-            bonus = _parts.mean_where(valid, entropy)
-            total = policy_loss + value_coefficient * value_loss - _parts.weighted(entropy_coefficient, bonus)
-            # KL(π_old ‖ π) = E[(ρ − 1) − log ρ], every term of which is at least 0 (Schulman, 2020).
-            estimated_kl = _parts.mean_where(valid, jnp.expm1(log_ratio) - log_ratio)
-            return total, {
+            policy_loss, value_loss, bonus = -total(gain), 0.5 * total(error), total(entropy)
+            loss = policy_loss + value_coefficient * value_loss - _parts.weighted(entropy_coefficient, bonus)
+            return loss, {
                 "policy_loss": policy_loss,
                 "value_loss": value_loss,
                 "entropy": bonus,
-                "kl": _parts.mean_where(valid, kl) if objective == "kl" else estimated_kl,
-                "clip_fraction": _parts.mean_where(valid, jnp.abs(ratio - 1) > clip),
+                # KL(π_old ‖ π) = E[(ρ − 1) − log ρ], every term of which is at least 0 (Schulman, 2020).
+                "kl": total(kl if objective == "kl" else jnp.expm1(log_ratio) - log_ratio),
+                "clip_fraction": total((jnp.abs(ratio - 1) > clip).astype(ratio.dtype)),
             }
 
         def update(state: PpoState, parameters: Parameters, batch: Batch, key: jax.Array, count: jax.Array):
@@ -166,8 +165,10 @@ def ppo(
 
             def gradient_step(carry, batch, targets):
                 parameters, optimizer_state, going = carry
-                gradient, metrics = jax.grad(loss, has_aux=True)(
-                    parameters, batch, targets, epsilon, state.kl_coefficient
+                if normalize_advantages == "minibatch":
+                    targets = targets._replace(advantages=_parts.standardized(targets.advantages, batch.valid))
+                gradient, metrics = mean_gradient(
+                    lambda *x: terms(*x, epsilon, state.kl_coefficient), parameters, batch, targets
                 )
                 metrics["gradient_norm"] = _parts.global_norm(gradient)
                 new = descent.step(gradient, optimizer_state, parameters, count)

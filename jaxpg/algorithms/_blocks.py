@@ -1,0 +1,94 @@
+"""Functions of many rows, block by block: a CPU's cache holds the activations of one block, not of all."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxpg import _mesh
+from jaxpg._plan import default
+from jaxpg.algorithms._batch import Batch
+
+__all__ = ["in_blocks", "mean_gradient"]
+
+
+def mean_gradient(
+    terms: Callable[[Any, Batch, Any], tuple[jax.Array, dict[str, jax.Array]]],
+    parameters: Any,
+    batch: Batch,
+    extra: Any,
+) -> tuple[Any, dict[str, jax.Array]]:
+    """(the gradient of the mean loss in `parameters`, mean metrics) over the valid rows of a minibatch.
+
+    Without a valid row the gradient is 0 and the metrics are NaN.
+
+    Args:
+      terms: (parameters, batch, extra) -> (loss, metrics), summed over the valid rows of what it is given.
+      extra: pytree of [step, lane] arrays that belong to the rows.
+    """
+    gradient, sums = _sums(terms, parameters, batch, extra)
+    count = jnp.sum(batch.valid)
+    metrics = {name: jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan) for name, total in sums.items()}
+    return jax.tree.map(lambda g: (g / jnp.maximum(count, 1)).astype(g.dtype), gradient), metrics
+
+
+def _sums(terms: Callable, parameters: Any, batch: Batch, extra: Any) -> tuple[Any, Any]:
+    """(gradient, metrics) as sums; on a mesh every device adds up its own rows, and all are put together once."""
+    mesh = _mesh.current()
+    steps, lanes = batch.valid.shape
+    devices = 1 if mesh is None or lanes % mesh.size else mesh.size
+    blocks = _count(lanes // devices, steps)
+
+    def of_block(parameters, block):
+        return jax.grad(lambda p: terms(p, *block), has_aux=True)(parameters)
+
+    if blocks * devices == 1:
+        return of_block(parameters, (batch, extra))
+
+    def of_device(parameters, cut):
+        def add(sums, block):
+            return jax.tree.map(jnp.add, sums, of_block(parameters, block)), None
+
+        first = of_block(parameters, jax.tree.map(lambda x: x[0], cut))
+        sums = jax.lax.scan(add, first, jax.tree.map(lambda x: x[1:], cut))[0] if blocks > 1 else first
+        if devices == 1:
+            return sums
+        flat, unravel = ravel_pytree(sums)
+        return unravel(jax.lax.psum(flat, mesh.axis_names))
+
+    cut = _cut(batch, extra, blocks * devices)
+    return _mesh.along_devices(mesh if devices > 1 else None, of_device, cut=(1,), axes=None)(parameters, cut)
+
+
+def in_blocks(function: Callable[[Any], Any], rows: Any) -> Any:
+    """`function(rows)` of [step, lane, …] arrays, of a few steps at a time."""
+    steps, lanes = jax.tree.leaves(rows)[0].shape[:2]
+    blocks = _count(steps, lanes)
+    if blocks == 1:
+        return function(rows)
+    cut = jax.tree.map(lambda x: x.reshape(blocks, -1, *x.shape[1:]), rows)
+    return jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), jax.lax.map(function, cut))
+
+
+def _count(number: int, rows: int) -> int:
+    """Into how many blocks to cut `number` things of so many rows each: blocks of one size, of at most the rows that
+    the backend takes at once and at least a quarter of these; 1 where there are none such."""
+    least = -(-number * rows // default("minibatch_rows"))
+    return next((n for n in range(least, 4 * least + 1) if number % n == 0), 1)
+
+
+def _cut(batch: Batch, extra: Any, count: int) -> tuple[Batch, Any]:
+    """[block, step, lane, …] arrays, and [block, lane, …] of what belongs to lanes."""
+
+    def rows(x):
+        return x.reshape(x.shape[0], count, -1, *x.shape[2:]).swapaxes(0, 1)
+
+    def of_lanes(x):
+        return x.reshape(count, -1, *x.shape[1:])
+
+    names = ("last_value", "policy_carry", "critic_carry")
+    kept = {name: jax.tree.map(of_lanes, getattr(batch, name)) for name in names}
+    cut, extra = jax.tree.map(rows, (batch._replace(**dict.fromkeys(names)), extra))
+    return cut._replace(**kept), extra
