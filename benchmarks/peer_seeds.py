@@ -1,6 +1,7 @@
-"""Other libraries' PPO with vmapped seeds and learning rates, for `sweeps.py`: run by an environment of its own.
+"""Other libraries' PPO, one run or vmapped seeds and learning rates, for `sweeps.py` and `ppo.py`.
 
-Reads requests from its input, a JSON list [method, arguments…] a line, and writes the answers, one JSON line each.
+Run by an environment of its own. Reads requests from its input, a JSON list [method, arguments…] a line, and writes
+the answers, one JSON line each.
 Nothing of jaxpg is imported: the other libraries need other versions of some packages.
 
     python peer_seeds.py rejax '{"num_envs": 16, …}'
@@ -41,7 +42,7 @@ class Rejax:
             clip_eps=given["clip"], vf_coef=given["value_coefficient"], ent_coef=given["entropy_coefficient"],
             max_grad_norm=given["max_gradient_norm"], total_timesteps=updates * self._segment,
             eval_freq=updates * self._segment, skip_initial_evaluation=True,
-            agent_kwargs={"activation": "tanh", "hidden_layer_sizes": given["hidden"]},
+            agent_kwargs={"activation": given["activation"], "hidden_layer_sizes": given["hidden"]},
         ).replace(eval_callback=lambda *_: ())  # fmt: skip
 
     def train(self, updates):
@@ -89,7 +90,8 @@ class SingleFile:
                 "NUM_MINIBATCHES": given["num_minibatches"], "GAMMA": given["discount"],
                 "GAE_LAMBDA": given["lambda_"], "CLIP_EPS": given["clip"], "ENT_COEF": given["entropy_coefficient"],
                 "VF_COEF": given["value_coefficient"], "MAX_GRAD_NORM": given["max_gradient_norm"],
-                "ACTIVATION": "tanh", "ENV_NAME": given["env"], "ANNEAL_LR": given["anneal"], "DEBUG": False,
+                "ACTIVATION": given["activation"], "ENV_NAME": given["env"], "ANNEAL_LR": given["anneal"],
+                "DEBUG": False,
             }  # fmt: skip
             left = self._module.make_train(config)(key)
             finished = left["metrics"]["returned_episode"]
@@ -106,10 +108,10 @@ class SingleFile:
 
         params, _ = left
         env, env_params = gymnax.make(self._given["env"])
-        network = self._module.ActorCritic(env.action_space(env_params).n, activation="tanh")
+        network = self._module.ActorCritic(env.action_space(env_params).n, activation=self._given["activation"])
 
         def act(observation, key):
-            return network.apply(params, observation)[0].sample(seed=key)
+            return network.apply(params, observation.reshape(-1))[0].sample(seed=key)
 
         return evaluate(act, key, env, env_params, 128, env_params.max_steps_in_episode)[1]
 
@@ -134,7 +136,12 @@ class Turns:
         """(so many updates of `len(rates)` runs from their start, compiled; its arguments; seconds of compiling)."""
         given = jnp.asarray(rates), jax.random.split(jax.random.key(key), len(rates))
         start = time.perf_counter()
-        compiled = jax.jit(jax.vmap(self._peer.train(updates))).lower(*given).compile()
+        train = self._peer.train(updates)
+
+        def alone(rates, keys):  # As one would write it: a vmapped `cond` would run both branches.
+            return jax.tree.map(lambda x: x[None], train(rates[0], keys[0]))
+
+        compiled = jax.jit(alone if len(rates) == 1 else jax.vmap(train)).lower(*given).compile()
         return compiled, given, time.perf_counter() - start
 
     def prepare(self, rates, updates):

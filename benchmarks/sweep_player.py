@@ -41,7 +41,7 @@ class Player:
         config = build(LEARNING_RATES[1]).config
         names = ("num_envs", "num_steps", "num_epochs", "num_minibatches", "discount", "lambda_", "clip",
                  "value_coefficient", "entropy_coefficient", "max_gradient_norm", "anneal")  # fmt: skip
-        return {"env": ENV, "hidden": [64, 64], **{name: config[name] for name in names}}
+        return {"env": ENV, "hidden": [64, 64], "activation": "tanh", **{name: config[name] for name in names}}
 
     def prepare(self, num_runs, updates):
         """Compiles the sweep of so many runs, and plays a turn."""

@@ -10,9 +10,9 @@ from jaxpg.envs.base import Environment
 __all__ = ["Plan", "default", "make_plan", "require_max_steps", "row_bytes", "worst_rows"]
 
 # Per backend: lanes (about what keeps one row of activations in the cache, or fills the chip), steps of a block of the
-# backward pass, rows of a minibatch whose gradient is taken at once, bytes of the step buffers, and the same where whole
-# groups of episodes must be held. Within
-# `least_bytes` all of a CPU's step buffers stay in its second cache; more is taken where full lanes need it.
+# backward pass, rows of a minibatch whose gradient is taken at once, bytes of the step buffers, and the same where
+# whole groups of episodes must be held. Within `least_bytes` all of a CPU's step buffers stay in its second cache; more
+# is taken where full lanes need it.
 DEFAULTS = {
     "cpu": {
         "num_lanes": 256,
