@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxpg import _check, _mesh
 from jaxpg.algorithms._batch import Batch
-from jaxpg.algorithms._blocks import in_blocks
+from jaxpg.algorithms._blocks import in_blocks, over_rows
 from jaxpg.algorithms._parts import (
     Parameters,
     RewardScale,
@@ -204,7 +204,7 @@ def forward(
 ) -> Any:
     """`measure(output, *extra)` of every row of a batch, [step, lane]: the model unrolled along the lanes."""
     if model.initial_carry is None:
-        return jax.vmap(jax.vmap(lambda o, *x: measure(model.apply(params, o), *x)))(batch.observation, *extra)
+        return over_rows(lambda o, *x: measure(model.apply(params, o), *x), batch.observation, *extra)
 
     def lane(observation, starts, carry, *extra):
         return unroll(model, params, observation, starts, carry, measure, *extra)[0]
@@ -243,7 +243,7 @@ def _values(
         def one(observation):
             return value_of(model.apply(params, observation))
 
-        return in_blocks(jax.vmap(jax.vmap(one)), observations), jax.vmap(one)(last), None
+        return in_blocks(lambda rows: over_rows(one, rows), observations), jax.vmap(one)(last), None
 
     def lane(observations, starts, carry, last, last_start):
         values, carry = unroll(model, params, observations, starts, carry, value_of)

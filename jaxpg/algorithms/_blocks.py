@@ -11,7 +11,7 @@ from jaxpg import _mesh
 from jaxpg._plan import default
 from jaxpg.algorithms._batch import Batch
 
-__all__ = ["in_blocks", "mean_gradient"]
+__all__ = ["in_blocks", "mean_gradient", "over_rows"]
 
 
 def mean_gradient(
@@ -70,6 +70,19 @@ def in_blocks(function: Callable[[Any], Any], rows: Any) -> Any:
         return function(rows)
     cut = jax.tree.map(lambda x: x.reshape(blocks, -1, *x.shape[1:]), rows)
     return jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), jax.lax.map(function, cut))
+
+
+def over_rows(function: Callable[..., Any], *rows: Any) -> Any:
+    """`function` of every row of [step, lane, …] arrays.
+
+    As one axis where devices do not share the lanes: with two, XLA on a CPU multiplies the weights' gradients at half
+    the speed, even where the first is of length 1 (1,024 rows, two 64 × 64 networks: 1.64 against 0.81 ms).
+    """
+    steps, lanes = jax.tree.leaves(rows)[0].shape[:2]
+    if _mesh.current() is not None and steps > 1:
+        return jax.vmap(jax.vmap(function))(*rows)
+    flat = jax.tree.map(lambda x: x.reshape(steps * lanes, *x.shape[2:]), rows)
+    return jax.tree.map(lambda x: x.reshape(steps, lanes, *x.shape[1:]), jax.vmap(function)(*flat))
 
 
 def _count(number: int, rows: int) -> int:
