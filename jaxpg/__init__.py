@@ -8,14 +8,9 @@ Each symbol has its module: `envs` (s, a, r, P), `policies` (π_θ), `rollout` (
 """
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-
-# XLA's pool of CPU threads has as many as there are cores, and large vmapped training loops can use them all up waiting
-# for each other, for ever (128 runs of PPO on two cores). With more threads than cores they end. Read when JAX starts.
-os.environ.setdefault("NPROC", str(max(16, 4 * (os.cpu_count() or 1))))
 
 if TYPE_CHECKING:
     from jaxpg import (

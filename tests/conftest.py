@@ -15,7 +15,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Without this, a vmapped training loop can hang in XLA's CPU runtime.
+# As jaxpg.use_cpu_cores and the command line set it.
 _NO_HANG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 if _NO_HANG.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):

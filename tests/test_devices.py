@@ -150,23 +150,38 @@ def test_sweeps_are_the_same_on_any_devices(run_in_subprocess):
 
 
 MANY = """
-import os
-import jaxpg
-assert int(os.environ["NPROC"]) >= 16
-import jax
+import jax, jaxpg, sys
+from flax import linen
+jaxpg.use_cpu_cores(int(sys.argv[1]))
 from jaxpg.algorithms import presets
 env = jaxpg.make("CartPole-v1")
-runs = jaxpg.sweep(lambda rate: presets.make("ppo", env, 500_000, learning_rate=rate), {"rate": [1e-4, 1e-3]}, seeds=64,
-                   key=jax.random.key(0), num_env_steps=2048, runs_per_batch=128, progress=False)
+class Network(linen.Module):
+    outputs: int
+    @linen.compact
+    def __call__(self, x):
+        x = linen.tanh(linen.Dense(64, kernel_init=linen.initializers.orthogonal())(x))
+        return linen.Dense(self.outputs, kernel_init=linen.initializers.orthogonal())(x)
+policies = {
+    "mlp": lambda: (jaxpg.policies.mlp(env), jaxpg.policies.value_mlp(env)),
+    "linen": lambda: (jaxpg.policies.from_network(env, Network(2)),
+                      jaxpg.policies.value_from_network(env, Network(1))),
+}
+runs = jaxpg.sweep(lambda which: jaxpg.ppo(env, *policies[which]()), {"which": list(policies)}, seeds=128,
+                   key=jax.random.key(0), num_env_steps=1024, runs_per_batch=128, mesh="auto", progress=False)
 assert bool(runs.finished.all())
+algorithm = jaxpg.ppo(env, jaxpg.policies.mlp(env))
+jax.block_until_ready(jax.jit(jax.vmap(algorithm.init))(jax.random.split(jax.random.key(0), 256)).params)
 print("fine")
 """
 
 
 @pytest.mark.slow
-def test_many_runs_do_not_wait_for_each_other_for_ever(run_in_subprocess):
-    """With as many threads as cores, two, this does not end: XLA's loops wait for threads that wait for them."""
-    assert "fine" in run_in_subprocess(MANY, timeout=300)
+@pytest.mark.parametrize("devices, threads", [(1, 2), (2, 1)])
+def test_many_runs_do_not_wait_for_each_other_for_ever(run_in_subprocess, devices, threads):
+    """Batches of LAPACK's factorisations, by which flax draws orthogonal weights, would: XLA cuts them into tasks for
+    the threads that wait for them."""
+    code = MANY.replace("sys.argv[1]", f"'{devices}'")
+    assert "fine" in run_in_subprocess(code, devices=devices, timeout=300, env={"NPROC": str(threads)})
 
 
 TRAP = """

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxpg import _check
 from jaxpg.policies._cells import CELLS, advance, zero_carry
+from jaxpg.policies._orthogonal import orthogonal
 
 __all__ = ["Head", "Trunk", "network_functions"]
 
@@ -69,8 +70,6 @@ def network_functions(trunk: Trunk, heads: tuple[Head, ...], dtype: Any) -> Func
 def _network_module() -> Any:
     """The linen module, made at its first use: importing flax takes longer than all of jaxpg."""
     from flax import linen
-
-    orthogonal = linen.initializers.orthogonal
 
     class Convolution(linen.Module):
         """A convolution without padding: the product of the kernel with every window, laid side by side.

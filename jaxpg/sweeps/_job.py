@@ -27,10 +27,6 @@ from jaxpg.training._evaluator import Evaluator
 
 __all__ = ["Job", "Pending", "Run"]
 
-# More at a time are not faster on a CPU, which takes slices of them through an update anyway, and strain XLA's pool of
-# threads (see jaxpg/__init__.py).
-MOST_ON_CPU = 32
-
 # (setting's name, seed): how a run is known in files.
 Run = tuple[str, int]
 
@@ -175,7 +171,7 @@ class Job:
             runs = [(setting, place) for setting, place in left.values() if setting in members]
             if not runs:
                 continue
-            most = self._most(len(runs)) if self.runs_per_batch is None else min(self.runs_per_batch, len(runs))
+            most = self._full(len(runs)) if self.runs_per_batch is None else min(self.runs_per_batch, len(runs))
             compiled = self._compile(group, self._evenly(len(runs), most), exactly=self.runs_per_batch is not None)
             size = self._evenly(len(runs), compiled.num_runs)
             if size != compiled.num_runs:
@@ -233,11 +229,6 @@ class Job:
         """The size of batches of at most `most` runs that needs the least filling; a multiple of the devices."""
         most = max(most // self._devices, 1) * self._devices
         return self._full(math.ceil(number / math.ceil(number / most)))
-
-    def _most(self, number: int) -> int:
-        """How many runs at a time are tried: all, but on a CPU no more than are known to be safe."""
-        most = self._full(number)
-        return min(most, MOST_ON_CPU * self._devices) if jax.default_backend() == "cpu" else most
 
     def _full(self, number: int) -> int:
         """`number`, or the next multiple of the devices."""

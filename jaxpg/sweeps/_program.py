@@ -42,7 +42,7 @@ def in_slices(step: Callable, *args: Any) -> Any:
 
 
 def compiler_options() -> dict[str, Any]:
-    """XLA's concurrency-optimised CPU scheduler can deadlock on vmapped training loops; the plain one is as fast."""
+    """XLA's concurrency-optimised CPU scheduler makes more of what can block the threads; the plain one is as fast."""
     return {"xla_cpu_enable_concurrency_optimized_scheduler": False} if jax.default_backend() == "cpu" else {}
 
 
@@ -75,7 +75,10 @@ class Program:
         """(traced [run], keys [run]) -> states [run]."""
 
         def start(traced, keys):
-            return strong(jax.vmap(lambda traced, key: self.build(traced).init(key))(traced, keys))
+            # One after the other on a CPU: batches of LAPACK's factorisations (of orthogonal weights, as flax draws them)
+            # are cut into tasks for the very threads that wait for them, and two such batches can wait for ever.
+            every = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)
+            return strong(every(lambda run: self.build(run[0]).init(run[1]), (traced, keys)))
 
         return self._compiled(start, (0, 1), 0)
 

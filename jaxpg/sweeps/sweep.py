@@ -71,8 +71,7 @@ def sweep(
       key: the sweep's; or an array of keys, one for each seed, which are then the runs' own.
       num_env_steps: of each run: the fewest whole updates that reach it.
       directory: where the sweep is kept; None: nothing is written.
-      runs_per_batch: most runs at a time; default as many as fit in the memory, by the compiled program's own figures,
-        and on a CPU at most 32 for each device, where more are not faster.
+      runs_per_batch: most runs at a time; default as many as fit in the memory, by the compiled program's own figures.
       mesh: None for one device, "auto" for all, or a `jax.sharding.Mesh`: the runs are laid over its devices.
       evaluate_every, evaluation_episodes, deterministic_evaluation: as of `train`.
       nonfinite: what happens to a run whose update met NaN or infinite values and was not applied: "stop", or "skip"
