@@ -75,8 +75,8 @@ class Program:
         """(traced [run], keys [run]) -> states [run]."""
 
         def start(traced, keys):
-            # One after the other on a CPU: batches of LAPACK's factorisations (of orthogonal weights, as flax draws them)
-            # are cut into tasks for the very threads that wait for them, and two such batches can wait for ever.
+            # One after the other on a CPU: a batch of LAPACK's factorisations (of orthogonal weights, as flax draws
+            # them) is cut into tasks for the very threads that wait for them, and two batches can wait for ever.
             every = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)
             return strong(every(lambda run: self.build(run[0]).init(run[1]), (traced, keys)))
 

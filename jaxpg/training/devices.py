@@ -8,8 +8,8 @@ from jaxpg import _check
 
 __all__ = ["set_xla_flags", "use_cpu_cores"]
 
-# XLA's concurrency-optimised CPU scheduler runs what can block the threads of its pool side by side (batches of LAPACK's
-# factorisations, as in the init of vmapped networks of others), and can wait for ever; the plain one is as fast.
+# XLA's concurrency-optimised CPU scheduler runs side by side what can block the threads of its pool (batches of
+# LAPACK's factorisations, as in the init of vmapped networks of others); the plain one is as fast.
 _NO_HANG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 
