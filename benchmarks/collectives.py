@@ -144,16 +144,14 @@ def summary(text, loops):
     """What a program's devices tell each other per iteration of its `loops` outer loops of unknown length.
 
     Returns: {"per_update": totals, "in_branches": the most that branches add, "before": totals outside of those loops,
-    "inside": totals of an iteration of loops further inside, "sorts": shapes of sorts with how often they run}.
+    "inside": totals of an iteration of loops further inside}.
     """
     found = operations(text)
     branches = [operation._replace(maybe=False) for operation in found if operation.maybe]
     deepest = max([operation.loops for operation in found], default=0)
-    sorts = [op for op in operations(text, ("sort",)) if op.loops == loops and not op.maybe]
     return {
         "per_update": totals(found, loops),
         "in_branches": totals(branches, loops),
         "before": [totals(found, outer) for outer in range(loops)],
         "inside": [totals(found, inner) for inner in range(loops + 1, deepest + 1)],
-        "sorts": [{"shape": op.shape, "times": op.times} for op in sorts],
     }

@@ -6,14 +6,13 @@ The time of an update is taken to be the sum of its parts, without overlap:
     networks      steps · operations of a step / (devices · peak · share of the peak)
     rows          the segment's rows, read once an epoch / (devices · memory bandwidth)
     serial        steps of a segment and gradient steps, one behind the other, on any number of devices
-    shuffle       what is sorted in full on every device / rate of a sort
+    shuffle       the segment's rows, numbered anew by every device once an epoch / rate of the hash functions
     messages      number of collectives · latency
     bytes         all-gather: (n − 1)/n of the result passes the links of each device; all-reduce: 2 (n − 1)/n
 """
 
 import dataclasses
 import math
-import re
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +21,8 @@ class Machine:
 
     num_devices; peak in FLOP/s; memory in B/s; capacity in bytes; links: B/s in one direction, of a device, all links
     together; which numbers the peak is of. Then: share of the peak that 64-wide layers reach; latency of a collective;
-    seconds of an environment step and of a gradient step however small (kernels one behind the other); rows that a
-    sort of (key, number) pairs takes in a second.
+    seconds of an environment step and of a gradient step however small (kernels one behind the other); rows that the
+    shuffle's hash functions number in a second, about 150 integer operations each.
     """
 
     num_devices: int
@@ -36,17 +35,17 @@ class Machine:
     latency: float
     env_step: float
     gradient_step: float
-    sort: float
+    hash: float
 
 
 MACHINES = {
     "8 × H200": Machine(
         num_devices=8, peak=60e12, memory=4.8e12, capacity=141e9, links=450e9, numbers="float32",
-        share=0.1, latency=15e-6, env_step=100e-6, gradient_step=150e-6, sort=2e9,
+        share=0.1, latency=15e-6, env_step=100e-6, gradient_step=150e-6, hash=100e9,
     ),
     "TPU v5e-256": Machine(
         num_devices=256, peak=197e12, memory=819e9, capacity=16e9, links=4 * 45e9, numbers="bfloat16",
-        share=0.05, latency=20e-6, env_step=40e-6, gradient_step=60e-6, sort=0.2e9,
+        share=0.05, latency=20e-6, env_step=40e-6, gradient_step=60e-6, hash=20e9,
     ),
 }  # fmt: skip
 WIRE = {"all-reduce": 2, "all-gather": 1, "all-to-all": 1, "reduce-scatter": 1, "collective-permute": 1}
@@ -62,15 +61,6 @@ class Line:
     alone: bool = True
 
 
-def rows_of_sorts(sorts):
-    """Rows sorted by each device in an update; of vmapped runs, those of all of them."""
-
-    def rows(shape):
-        return math.prod(int(x) for x in re.search(r"\[([\d,]+)\]", shape).group(1).split(","))
-
-    return sum(sort["times"] * rows(sort["shape"]) for sort in sorts)
-
-
 def lines(machine, program, num_devices):
     """The parts of an update of `program` (of `Player.compile_only`) with this number of the machine's devices."""
     n = num_devices
@@ -78,7 +68,7 @@ def lines(machine, program, num_devices):
     gradient_steps = program["num_epochs"] * program["num_minibatches"]
     counted = program["collectives"]["per_update"]
     gathered = counted.get("all-gather", {"bytes": 0})["bytes"]
-    sorted_rows = rows_of_sorts(program["collectives"]["sorts"])
+    numbered = steps * program["num_epochs"]
     messages = sum(x["count"] for x in counted.values())
     sent = sum(WIRE[kind] * x["bytes"] for kind, x in counted.items()) * (n - 1) / n
     operations = program["flops_per_step"]
@@ -98,7 +88,7 @@ def lines(machine, program, num_devices):
             f"{program['num_steps']} × {_time(machine.env_step)} + {gradient_steps} × {_time(machine.gradient_step)}",
             program["num_steps"] * machine.env_step + gradient_steps * machine.gradient_step,
         ),
-        Line("shuffle", f"{sorted_rows:,} rows / {machine.sort:.3g} rows/s", sorted_rows / machine.sort),
+        Line("shuffle", f"{numbered:,} rows / {machine.hash:.3g} rows/s", numbered / machine.hash),
     ]
     if n > 1:
         found += [
@@ -116,11 +106,6 @@ def estimate(machine, program):
     return many, total, one, one / total
 
 
-def without(found, names):
-    """Seconds without the parts of these names."""
-    return sum(line.seconds for line in found if line.name not in names)
-
-
 def sweep(machine, program, num_runs, num_env_steps):
     """(text, seconds) lines of a sweep with the hyperparameters of `program`, whose runs are dealt out to the devices.
 
@@ -133,7 +118,7 @@ def sweep(machine, program, num_runs, num_env_steps):
     gradient_steps = program["num_epochs"] * program["num_minibatches"]
     serial = program["num_steps"] * machine.env_step + gradient_steps * machine.gradient_step
     operations = program["flops_per_step"]
-    sorted_rows = rows_of_sorts(program["collectives"]["sorts"])
+    numbered = segment * program["num_epochs"]
     return [
         Line("runs", f"{num_runs:,} runs / {n} devices, {updates} updates of {segment:,} steps each", 0.0),
         Line(
@@ -144,8 +129,8 @@ def sweep(machine, program, num_runs, num_env_steps):
         Line("serial", f"{updates} × {_time(serial)}", updates * serial),
         Line(
             "shuffle",
-            f"{runs} × {updates} × {sorted_rows:,} rows / {machine.sort:.3g} rows/s",
-            runs * updates * sorted_rows / machine.sort,
+            f"{runs} × {updates} × {numbered:,} rows / {machine.hash:.3g} rows/s",
+            runs * updates * numbered / machine.hash,
         ),
         Line("messages", "none", 0.0),
     ]

@@ -11,8 +11,8 @@ a turn is a few updates; compiling is apart. Ratios to one device are taken roun
 
 From the text of each compiled program: the collectives (`collectives.py`), how many an update takes and the bytes of
 their results on a device; those of the trip counts that XLA knows are multiplied out. For jobs of `WANTED` the programs
-are compiled for as many simulated devices as the machines of `paper.py` have, and not run. Operations that every device
-does as a whole, the sorts of the shuffle, are counted too, and timed on one device.
+are compiled for as many simulated devices as the machines of `paper.py` have, and not run. The shuffle, which every
+device does as a whole, is timed on one device.
 
     python -m benchmarks scaling                      benchmarks/results/scaling_cpu.json, and docs/scaling.md
     python -m benchmarks scaling --quick              outputs/benchmarks/scaling_cpu.json

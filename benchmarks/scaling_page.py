@@ -142,18 +142,17 @@ def over_devices(jobs):
     text += [
         "",
         f"What the devices tell each other in an update, from the compiled programs for {last} devices: how many "
-        "collectives, and the bytes of their results on each device. Sorted rows are those of the shuffle, which every "
-        "device sorts as a whole.\n",
-        "| | all-reduce | all-gather | other | sorted rows |\n|---|---|---|---|---|",
+        "collectives, and the bytes of their results on each device.\n",
+        "| | all-reduce | all-gather | other |\n|---|---|---|---|",
     ]
     for name, of_devices in jobs["measured"].items():
         text.append(f"| {JOBS[name]} | " + " | ".join(_counted(of_devices[last]["collectives"])) + " |")
     text.append(
         "\nThe lanes play by themselves, and a sweep's runs tell each other nothing. In PPO every gradient step takes "
-        "four all-reduces, one behind the other: how many rows of the minibatch are steps; the critic's gradient, with "
-        "the sum of the advantages; the sum of their squares; the policy's gradient, with the losses. The segment is "
-        "gathered once an update, not for each minibatch: from then on every device holds all its rows, and takes from "
-        "them its part of each minibatch. Every device sorts the whole permutation, in every epoch.\n"
+        "three all-reduces, one behind the other: how many rows of the minibatch are steps, with the sum of their "
+        "advantages; the sum of the squares; and the gradient with the losses, summed by each device over its own rows. "
+        "The segment is gathered once an update, not for each minibatch: from then on every device holds all its rows, "
+        "and takes from them its part of each minibatch. Every device numbers the rows anew for itself.\n"
     )
     return "\n".join(text)
 
@@ -172,7 +171,7 @@ def _counted(collectives):
         cells.append("none" if found is None else f"{found['count']} ({_bytes(found['bytes'])})")
     rest = [f"{x['count']} {kind} ({_bytes(x['bytes'])})" for kind, x in counted.items()]
     inside = [f"{x['count']} {kind} in an inner loop" for loop in collectives["inside"] for kind, x in loop.items()]
-    return [*cells, ", ".join(rest + inside) or "none", f"{paper.rows_of_sorts(collectives['sorts']):,}"]
+    return [*cells, ", ".join(rest + inside) or "none"]
 
 
 # --- On paper ---------------------------------------------------------------------------------------------------------
@@ -190,9 +189,8 @@ def on_paper(compiled, shuffles):
             text.append(_written_out(machine, program))
             rows.append(_row(machine, program))
         text.append(
-            f"| | one device | {machine.num_devices} devices | times as quick | without the shuffle "
-            "| memory of each |\n"
-            "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+            f"| | one device | {machine.num_devices} devices | times as quick | memory of each |\n"
+            "|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
         )
     text.append(_sweeps_on_paper(compiled))
     return "\n".join(text)
@@ -209,18 +207,18 @@ def _assumptions():
         ("a collective, however small", [f"{m.latency * 1e6:g} µs" for m in machines]),
         ("an environment step, however few", [f"{m.env_step * 1e6:g} µs" for m in machines]),
         ("a gradient step, however small", [f"{m.gradient_step * 1e6:g} µs" for m in machines]),
-        ("sorting (key, number) pairs", [f"{m.sort / 1e9:g} G rows/s" for m in machines]),
+        ("numbering rows anew", [f"{m.hash / 1e9:g} G rows/s" for m in machines]),
     ]
     table = "\n".join(f"| {label} | " + " | ".join(cells) + " |" for label, cells in rows)
     return (
-        "None of this was measured on the machines it speaks of. Numbers of collectives, their bytes, what is sorted, "
+        "None of this was measured on the machines it speaks of. Numbers of collectives, their bytes, "
         "and the memory are those of the programs of `jaxpg.train`, compiled (and not run) for 8 and for 256 simulated "
         "devices; XLA for GPUs and TPUs may combine collectives further. The rest is data sheets and assumptions, and "
         "the sum takes it that nothing overlaps, and of one device that its memory suffices. PPO has the presets' "
         "epochs and minibatches for the environment.\n\n"
         f"{header}\n{table}\n\n"
         "*networks*: matrix products alone. *rows*: the segment read once an epoch. *serial*: steps that come one "
-        "behind the other on any number of devices. *shuffle*: every device sorts the whole permutation. *messages*: "
+        "behind the other on any number of devices. *shuffle*: every device numbers all rows anew. *messages*: "
         "collectives times latency. *bytes*: (n − 1)/n of what is gathered, and twice that of what is reduced, through "
         "the links of a device.\n"
     )
@@ -245,21 +243,18 @@ def _written_out(machine, program):
 
 
 def _row(machine, program):
-    lines, total, one, ratio = paper.estimate(machine, program)
-    unsorted = paper.without(paper.lines(machine, program, 1), ("shuffle",)) / paper.without(lines, ("shuffle",))
+    _, total, one, ratio = paper.estimate(machine, program)
     memory = program["memory"]["total"] if program["memory"] else None
     fits = "?" if memory is None else f"{_bytes(memory)}{'' if memory < machine.capacity else ', does not fit'}"
-    return f"| {_title(program)} | {_ms(one)} | {_ms(total)} | {ratio:.1f} | {unsorted:.1f} | {fits} |"
+    return f"| {_title(program)} | {_ms(one)} | {_ms(total)} | {ratio:.1f} | {fits} |"
 
 
 def _sweeps_on_paper(compiled):
-    """From the program of the smallest CartPole segment: its operations of a step, and the sorts, for the preset."""
+    """From the program of the smallest CartPole segment: its operations of a step, for the preset."""
     program = next((p for p in compiled if p["env"] == "CartPole-v1"), None)
     if program is None:
         return ""
     preset = {**program, "num_envs": 16, "num_steps": 64}
-    # 1,024 rows are sorted once an epoch.
-    preset["collectives"] = {"sorts": [{"shape": "u32[1024]", "times": program["num_epochs"]}]}
     text = [
         "### Sweeps\n",
         "The runs of a sweep tell each other nothing (0 collectives above), so n devices play n times as many runs in "

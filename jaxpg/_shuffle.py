@@ -20,7 +20,7 @@ __all__ = ["permutation"]
 
 ROUNDS = 6
 # Few indices are sorted faster than they are hashed, and all their permutations are then equally likely.
-SORTED = 4096
+SORTED = 256
 
 
 def permutation(key: jax.Array, count: int, sorted_up_to: int = SORTED) -> jax.Array:

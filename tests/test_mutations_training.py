@@ -20,7 +20,7 @@ import test_ppo_a2c as learning
 from mutating import Check, Mutation, of_arguments, of_result, of_suite, plant, prepare, with_options
 
 import jaxpg
-from jaxpg import baselines
+from jaxpg import _shuffle, baselines
 from jaxpg.algorithms import _actor_critic, _parts
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.cli import demo
@@ -170,7 +170,7 @@ MUTATIONS = {
         of_suite(learning.test_standardising_leaves_out_rows_without_a_step),
     ),
     "minibatches drawn with replacement": Mutation(
-        jax.random, "permutation", lambda honest: lambda key, n: jax.random.randint(key, (n,), 0, n),
+        _shuffle, "permutation", lambda honest: lambda key, n: jax.random.randint(key, (n,), 0, n),
         with_key(learning.test_each_step_is_learnt_from_once_in_an_epoch),
     ),
     "a return of 0 logged for updates in which no episode ended": Mutation(

@@ -20,12 +20,12 @@ def test_every_index_comes_once(key, count):
 
 
 def test_few_are_sorted(key):
-    np.testing.assert_array_equal(_shuffle.permutation(key, 1000), jax.random.permutation(key, 1000))
+    np.testing.assert_array_equal(_shuffle.permutation(key, 200), jax.random.permutation(key, 200))
 
 
 def test_large_shuffles_do_not_sort(key):
     """Nor do those whose number is a prime: they walk."""
-    for count in (65_536, 65_537):
+    for count in (512, 65_536, 65_537):
         text = jax.jit(_shuffle.permutation, static_argnums=1).lower(key, count).compile().as_text()
         assert " sort(" not in text
 
