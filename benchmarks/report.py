@@ -1,0 +1,161 @@
+"""docs/performance.md, made of the results in benchmarks/results and of notes on what was tried."""
+
+import json
+
+from benchmarks import common, scaling_page
+
+PAGE = common.ROOT / "docs" / "performance.md"
+RESULTS = ("gradient", "ppo", "sweeps")
+HEAD = """# Performance
+
+Every number here was measured by a script in [benchmarks](../benchmarks), whose docstring says how; the results are in
+[benchmarks/results](../benchmarks/results). Contenders have processes of their own and take turns, forth and back;
+compiling is apart; ratios are taken round by round, and given as median and range. `python -m benchmarks.report` makes
+this page again from the results.
+"""
+JOBS = {
+    "cartpole_4": "CartPole-v1, 4 × 128",
+    "cartpole_2048": "CartPole-v1, 2,048 × 128",
+    "breakout_64": "Breakout-MinAtar, 64 × 128",
+}
+PLAYERS = {
+    "train": "`train`, one device",
+    "train_per_core": "`train`, one device a core",
+    "rejax": "rejax",
+    "purejaxrl": "PureJaxRL",
+}
+ESTIMATORS = {
+    "packed": "`policy_gradient`, one device",
+    "packed_per_core": "`policy_gradient`, one device a core",
+    "idiomatic": "`vmap` of a `scan` over gymnax's `step`",
+    "masked": "the same with one reset and masks",
+    "early_exit": "the same, until every lane is dead",
+    "early_exit_batches": "the same, in batches of a cache's size",
+}
+TRIED = """## What was tried
+
+Two cores, one device and one thread (`NPROC=1`) unless said otherwise; seconds of an update of PPO.
+
+| what | measured | kept? |
+|---|---|---|
+| rows of a minibatch as one axis, not [1, rows]: with a second `vmap`, if only over an axis of length 1, XLA \
+multiplies both factors of the weights' gradients transposed | 2,048 × 128: 1.86 → 1.02 s | yes |
+| threads as many as cores, not 16 (which had been there against the hang of the next row) | 2,048 × 128, two threads: 1.35 → \
+0.94 s; a sweep of 16 runs with one device a core: 90,000 → 172,000 steps/s | yes |
+| orthogonal weights by Gram-Schmidt, not by LAPACK: JAX cuts a batch of factorisations into tasks for the threads \
+that wait for them, so that vmapped initialisations could wait for ever | 256 runs at a time start | yes |
+| the shuffle by a Feistel network, not by sorting | 16 × 64, 10 epochs, two threads: 12.4 → 11.0 ms | yes |
+| the gradient of a minibatch in blocks of 1,024 rows | 65,536 rows, apart: 116 → 75 ms | yes, on CPUs |
+| Adam on one flat vector (`optax.flatten`) | 16 × 64: 10.98 → 10.97 ms; eight runs: 10.3 → 11.3 ms | no |
+| XLA's concurrency-optimised scheduler, two threads | 16 × 64: 10.98 → 11.26 ms; eight runs: 10.3 → 8.9 ms; 2,048 × \
+128: 0.93 → 0.90 s | no: it is not faster with one device a core |
+| layers as W x with features first | the same program after XLA's simplifications | no |
+
+What is left: with 128 rows, two of three parts of a gradient step are matrix products, and those of the weights' \
+gradients (64 × 128 by 128 × 64) run at half the rate of the forward ones: 25 to 33 µs instead of 14, since XLA hands \
+products whose two factors are both contracted over rows to another library. Given one factor transposed, they would \
+take 14.
+"""
+
+
+def write():
+    """Writes docs/performance.md from the results that there are."""
+    PAGE.write_text(page(load()), encoding="utf-8")
+    print(f"wrote {PAGE}")
+
+
+def load():
+    """{name: result} of the results that there are."""
+    paths = {name: common.result_path(f"{name}_cpu", quick=False) for name in RESULTS}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
+
+
+def page(results):
+    parts = [HEAD]
+    if "gradient" in results:
+        parts.append(gradients(results["gradient"]))
+    if "ppo" in results:
+        parts.append(ppo(results["ppo"]))
+    if "sweeps" in results:
+        parts.append(seeds(results["sweeps"]))
+    return "\n".join([*parts, TRIED])
+
+
+def gradients(result):
+    text = [
+        "## Gradients of whole episodes\n",
+        f"4,096 CartPole episodes, a 64 × 64 policy, `python -m benchmarks gradient`. {scaling_page.where(result)} The "
+        "floor is the matrix products and the tanh of a step over the rates at which this machine does them "
+        "([benchmarks/floor.py](../benchmarks/floor.py)).\n",
+    ]
+    titles = {
+        "untrained": "An untrained policy, episodes of up to 500 steps (22 on average):",
+        "full_length": "Every episode of 200 steps:",
+    }
+    for name, workload in result["workloads"].items():
+        base = workload["ratios"]["packed"]
+        text += [titles[name], "", "| | seconds | steps/s | times `policy_gradient`'s | times the floor |"]
+        text.append("|---|---|---|---|---|")
+        for contender, facts in workload["contenders"].items():
+            ratio = common.ratio_text(base[contender]) if contender in base else "1"
+            text.append(
+                f"| {ESTIMATORS[contender]} | {facts['seconds']['median']:.3f} | {facts['steps_per_second']:,.0f} "
+                f"| {ratio} | {facts['times_the_floor']['layer_and_tanh']:.2f} |"
+            )
+        text.append("")
+    return "\n".join(text)
+
+
+def ppo(result):
+    text = [
+        "## PPO\n",
+        "The same hyperparameters, two networks of 64 × 64 units, `python -m benchmarks ppo`. "
+        f"{scaling_page.where(result)} What remains different between the contenders is told in "
+        "[benchmarks/sweeps.py](../benchmarks/sweeps.py). Returns are those of 128 fresh episodes of each run's last "
+        "parameters.\n",
+    ]
+    for name, job in result["jobs"].items():
+        played = next(iter(job["contenders"].values())).get("env_steps")
+        reached = f"returns at {played:,} steps" if played else "returns"
+        text += [
+            f"### {JOBS[name]}\n",
+            f"| | steps/s | ms an update | processor's ms | time, in `train`'s | compiling | {reached} |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for contender, facts in job["contenders"].items():
+            returns = ", ".join(f"{x:.3g}" for x in facts.get("returns", ()))
+            text.append(
+                f"| {PLAYERS[contender]} | {facts['steps_per_second']:,.0f} | {facts['seconds']['median'] * 1e3:.2f} "
+                f"| {facts['processor_seconds']['median'] * 1e3:.2f} | {common.ratio_text(facts['ratio_to_train'])} "
+                f"| {facts['compile_seconds']:.1f} s | {returns} |"
+            )
+        text.append("")
+    return "\n".join(text)
+
+
+def seeds(result):
+    text = [
+        "## Seeds side by side\n",
+        "Seconds of a run of PPO on CartPole-v1, 500,000 steps, when so many are played at a time, `python -m "
+        "benchmarks sweeps`; more in [scaling.md](scaling.md). In brackets the time in that of `sweep` with one device "
+        "a core, or for one run in `train`'s.\n",
+    ]
+    sizes = result["sizes"]
+    text.append("| runs at a time | " + " | ".join(sizes) + " |\n|---" + "|---" * len(sizes) + "|")
+    for name, label in scaling_page.CONTENDERS.items():
+        cells = []
+        for of_size in sizes.values():
+            facts, base = of_size.get(name), of_size.get("sweep_per_core") or of_size["train"]
+            if facts is None:
+                cells.append("")
+                continue
+            ratio = common.ratios(facts["seconds"]["rounds"], base["seconds"]["rounds"])["median"]
+            cells.append(f"{facts['seconds_per_run']:.2f} s ({ratio:.2f})")
+        if any(cells):
+            text.append(f"| {label} | " + " | ".join(cells) + " |")
+    text.append("")
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    write()
