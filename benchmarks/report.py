@@ -40,8 +40,8 @@ Two cores, one device and one thread (`NPROC=1`) unless said otherwise; seconds 
 |---|---|---|
 | rows of a minibatch as one axis, not [1, rows]: with a second `vmap`, if only over an axis of length 1, XLA \
 multiplies both factors of the weights' gradients transposed | 2,048 × 128: 1.86 → 1.02 s | yes |
-| threads as many as cores, not 16 (which had been there against the hang of the next row) | 2,048 × 128, two threads: 1.35 → \
-0.94 s; a sweep of 16 runs with one device a core: 90,000 → 172,000 steps/s | yes |
+| threads as many as cores, not 16 (which had been there against the hang of the next row) | 2,048 × 128, two threads: \
+1.35 → 0.94 s; a sweep of 16 runs with one device a core: 90,000 → 172,000 steps/s | yes |
 | orthogonal weights by Gram-Schmidt, not by LAPACK: JAX cuts a batch of factorisations into tasks for the threads \
 that wait for them, so that vmapped initialisations could wait for ever | 256 runs at a time start | yes |
 | the shuffle by a Feistel network, not by sorting | 16 × 64, 10 epochs, two threads: 12.4 → 11.0 ms | yes |
