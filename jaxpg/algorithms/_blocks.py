@@ -51,8 +51,8 @@ def _sums(terms: Callable, parameters: Any, batch: Batch, extra: Any) -> tuple[A
         def add(sums, block):
             return jax.tree.map(jnp.add, sums, of_block(parameters, block)), None
 
-        first = of_block(parameters, jax.tree.map(lambda x: x[0], cut))
-        sums = jax.lax.scan(add, first, jax.tree.map(lambda x: x[1:], cut))[0] if blocks > 1 else first
+        shapes = jax.eval_shape(of_block, parameters, jax.tree.map(lambda x: x[0], cut))
+        sums = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), cut)[0]
         if devices == 1:
             return sums
         flat, unravel = ravel_pytree(sums)
