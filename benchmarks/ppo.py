@@ -39,7 +39,7 @@ JOBS = {
     ),
     "cartpole_2048": dict(
         **_SHARED, env="CartPole-v1", num_envs=2048, num_steps=128, num_minibatches=4, learning_rate=2.5e-4,
-        activation="tanh", turn=2, reach=10_000_000, seeds=1,
+        activation="tanh", turn=2, reach=5_000_000, seeds=1,
     ),
     "breakout_64": dict(
         **_SHARED, env="Breakout-MinAtar", num_envs=64, num_steps=128, num_minibatches=8, learning_rate=5e-3,

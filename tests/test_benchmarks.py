@@ -246,3 +246,25 @@ def test_vmap_and_segments_write_their_results(tmp_path):
     measured = json.loads((tmp_path / "segments.json").read_text())["environments"]["Pendulum-v1"]
     # Every 201st row holds a final observation.
     assert measured["steps"] == {"without": 2 * 4 * 201, "with": 2 * 4 * 200}
+
+
+def test_results_and_performance_page_belong_together():
+    from benchmarks import report
+
+    results = report.load()
+    assert set(results) == set(report.RESULTS)
+    assert report.PAGE.read_text(encoding="utf-8") == report.page(results)
+    tables = [line for line in report.page(results).splitlines() if line.startswith("| `train`, one device |")]
+    assert len(tables) == len(results["ppo"]["jobs"])
+
+
+@pytest.mark.slow
+def test_ppo_benchmark(tmp_path):
+    from benchmarks import ppo, report
+
+    out = tmp_path / "ppo.json"
+    result = ppo.main(["--quick", "--jobs", "cartpole_4", "--out", str(out)])
+    facts = result["jobs"]["cartpole_4"]["contenders"]
+    assert result == json.loads(out.read_text()) and "train" in facts
+    assert all(f["steps_per_second"] > 0 and len(f["returns"]) == 1 for f in facts.values())
+    assert "CartPole-v1, 4 × 128" in report.ppo(result)
