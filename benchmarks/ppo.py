@@ -3,7 +3,8 @@
 Three jobs: CartPole-v1 with 4 × 128 and with 2,048 × 128 steps an update, MinAtar's Breakout with 64 × 128; two hidden
 layers of 64, policy and critic apart. Contenders: `train` with one device; `train_per_core` with one a core
 (`mesh="auto"`); rejax, in an environment of its own that this script makes; and, where `--purejaxrl` names its ppo.py,
-a single file with `make_train(config)`. What stays different between them is told in benchmarks/sweeps.py.
+a single file with `make_train(config)`. What stays different between them is told in benchmarks/sweeps.py, but that
+here jaxpg clips the critic's change, too.
 
 Method. Every contender has a process of its own; the processes stay alive and take turns, forth and back. A turn
 trains from the start for a few updates, compiling apart. One device of JAX may use several cores: processor seconds
@@ -29,7 +30,7 @@ import jaxpg
 from benchmarks import common
 from benchmarks.peers import Peer, peers_python
 
-_SHARED = dict(discount=0.99, lambda_=0.95, clip=0.2, value_coefficient=0.5, entropy_coefficient=0.01,
+_SHARED = dict(discount=0.99, lambda_=0.95, clip=0.2, value_clip=0.2, value_coefficient=0.5, entropy_coefficient=0.01,
                max_gradient_norm=0.5, num_epochs=4, hidden=[64, 64], anneal=False)  # fmt: skip
 # turn: updates of a turn; reach: the steps of a whole run; seeds: how many of these.
 JOBS = {
@@ -46,7 +47,7 @@ JOBS = {
         activation="relu", turn=8, reach=1_000_000, seeds=2,
     ),
 }  # fmt: skip
-_ARGUMENTS = ("num_envs", "num_steps", "num_epochs", "num_minibatches", "discount", "lambda_", "clip",
+_ARGUMENTS = ("num_envs", "num_steps", "num_epochs", "num_minibatches", "discount", "lambda_", "clip", "value_clip",
               "value_coefficient", "entropy_coefficient", "max_gradient_norm")  # fmt: skip
 
 
