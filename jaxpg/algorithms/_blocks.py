@@ -53,7 +53,7 @@ def _sums(terms: Callable, parameters: Any, batch: Batch, extra: Any) -> tuple[A
 
         shapes = jax.eval_shape(of_block, parameters, jax.tree.map(lambda x: x[0], cut))
         sums = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), cut)[0]
-        if devices == 1:
+        if mesh is None or devices == 1:
             return sums
         flat, unravel = ravel_pytree(sums)
         return unravel(jax.lax.psum(flat, mesh.axis_names))

@@ -168,7 +168,7 @@ def ppo(
                 if normalize_advantages == "minibatch":
                     targets = targets._replace(advantages=_parts.standardized(targets.advantages, batch.valid))
                 gradient, metrics = mean_gradient(
-                    lambda *x: terms(*x, epsilon, state.kl_coefficient), parameters, batch, targets
+                    lambda p, b, t: terms(p, b, t, epsilon, state.kl_coefficient), parameters, batch, targets
                 )
                 metrics["gradient_norm"] = _parts.global_norm(gradient)
                 new = descent.step(gradient, optimizer_state, parameters, count)
