@@ -4,6 +4,7 @@ The tests run on one CPU device (a second one slows ordinary code by 10-60%): wh
 `run_in_subprocess` for them.
 """
 
+import gc
 import os
 import pathlib
 import signal
@@ -20,6 +21,16 @@ _NO_HANG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 if _NO_HANG.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_NO_HANG}".strip()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """A compiled program takes some memory maps, of which Linux gives a process 65,530: the tests need more."""
+    yield
+    jax = sys.modules.get("jax")
+    if jax is not None:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

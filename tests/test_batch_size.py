@@ -100,6 +100,7 @@ def test_replicates_are_averaged_before_the_ratio():
         assert total < stats.chi2.isf(1e-3, len(PROBLEMS)), total
 
 
+@pytest.mark.slow
 def test_one_estimate_has_the_noise_scale_that_it_states():
     _, _, large = sampled()
     one = of_mdp(of_mdp(large, 0), slice(0, 50))

@@ -83,6 +83,7 @@ def test_how_many_blocks(rows_of_a_block):
     }
 
 
+@pytest.mark.slow
 def test_a_wide_minibatch_takes_less_memory(rows_of_a_block):
     env = jaxpg.make("CartPole-v1")
 

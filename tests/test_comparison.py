@@ -167,6 +167,7 @@ def test_every_replicate_has_its_own_key_and_all_estimators_have_the_same():
     assert pair[0, 1] > 0.2
 
 
+@pytest.mark.slow
 def test_ratio_and_cosine():
     dataset, _ = compared(2, FEW)
     np.testing.assert_allclose(dataset.mean_squared_error_ratio[0], 1.0)

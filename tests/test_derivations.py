@@ -306,6 +306,7 @@ def test_sampled_states_actions_and_values_converge_to_it():
     check_convergence(0)
 
 
+@pytest.mark.slow
 def test_sampled_returns_and_scores_converge_to_it_without_a_model():
     check_convergence(1)
 

@@ -145,6 +145,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 def test_sweeps_are_the_same_on_any_devices(run_in_subprocess):
     assert "fine" in run_in_subprocess(SETTING + SWEPT, devices=8)
 

@@ -172,6 +172,7 @@ def test_a_truncated_episode_goes_on_with_its_final_observations_value(x64):
         np.testing.assert_allclose(found, want, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_leave_one_out_is_exact_over_all_pairs(x64):
     """Episodes 2k and 2k + 1 are a pair, with the probability of both: groups of two give each the other's return."""
     problem = Problem(3, horizon=2, num_states=2)

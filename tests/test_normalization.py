@@ -213,6 +213,7 @@ def test_only_real_numbers_are_normalised():
         assert_close((np.mean(value, axis=0), np.std(value, axis=0)), (0 * value[0], 0 * value[0] + 1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_policies_of_all_kinds():
     """Dict observations with a mask, a shared value, memory: as the model itself on observations normalised by hand."""
     x = np.random.default_rng(0).normal(3, 2, (6, 3)).astype(np.float32)

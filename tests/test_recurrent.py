@@ -418,6 +418,7 @@ def test_evaluate_plays_with_memory():
 # --- Images, descriptions, bad input ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_images():
     env = environment(Box(0, 1, (6, 5, 2)), Discrete(3))
     policy = policies.recurrent(env, "gru", 4, (7,), features=(3,), head_gain=1.0)

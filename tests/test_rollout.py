@@ -86,7 +86,7 @@ ENVIRONMENTS = {
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-@pytest.mark.parametrize("num_lanes", [1, 4, 13])
+@pytest.mark.parametrize("num_lanes", [1, 4, pytest.param(13, marks=pytest.mark.slow)])
 def test_episodes_are_those_played_by_hand(name, num_lanes, key):
     env = ENVIRONMENTS[name]()
     policy = jaxpg.policies.tabular(env) if name == "finite MDP" else jaxpg.policies.mlp(env, (8,))
