@@ -13,7 +13,7 @@ DEV := $(VENV)/installed-dev
 NOTEBOOKS := $(VENV)/installed-notebooks
 NOTEBOOK_FILES = $(wildcard notebooks/*.ipynb)
 
-# Most of the fast tests' time is compilation; the slow ones run what users run.
+# Most of the tests' time is compilation. Those that learn run what users run, as the demo and the notebooks do.
 QUICK_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 
 .DEFAULT_GOAL := help
@@ -34,7 +34,9 @@ test: $(DEV) ## run the fast tests
 	XLA_FLAGS="$(QUICK_COMPILE) $$XLA_FLAGS" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(DEV) ## run the slow tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS) || [ $$? -eq 5 ] # 5: there are none
+	XLA_FLAGS="$(QUICK_COMPILE) $$XLA_FLAGS" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
+		-m "slow and not learning" $(ARGS) || [ $$? -eq 5 ] # 5: there are none
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m learning $(ARGS) || [ $$? -eq 5 ]
 
 test-all: test notebooks test-slow ## run every test and notebook
 

@@ -228,6 +228,7 @@ def test_masks_and_pytrees_of_actions(key, make, squash):
         assert allowed.all()
 
 
+@pytest.mark.learning
 def test_memory_is_solved_by_a_recurrent_policy_alone():
     """Recall over 6 steps: with a memory the return goes to 1, without to 0."""
     env = recall(6)

@@ -1025,6 +1025,7 @@ def test_solve_ends_when_fresh_episodes_say_so_or_the_budget_is_spent(algorithm,
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_demo_does_it_all(says, tmp_path):
     text = says("demo", "--out", tmp_path / "demo", "--num-episodes", "64", "--seeds", "2", "--num-env-steps", "2_000",
                 "--max-env-steps", "2_000")  # fmt: skip

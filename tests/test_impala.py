@@ -194,6 +194,7 @@ def test_errors_name_the_argument(error, argument, options):
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_learns_cartpole():
     """Within 250,000 steps, from its defaults, with actors up to three updates behind."""
     env = jaxpg.make("CartPole-v1")

@@ -9,7 +9,7 @@ import pytest
 import jaxpg
 from jaxpg import baselines, weights
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.learning]
 
 
 @pytest.mark.parametrize(

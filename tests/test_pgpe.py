@@ -253,6 +253,7 @@ def test_policies_it_does_not_take():
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_learns_cartpole():
     """Within 60 updates of 32 episodes, from its defaults; the result acts as it was trained, without noise."""
     env = jaxpg.make("CartPole-v1")

@@ -488,6 +488,7 @@ def test_a_policy_of_ones_own_needs_a_critic():
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 @pytest.mark.parametrize("name", ["ppo", "a2c"])
 def test_cartpole_is_learnt(name):
     env = jaxpg.make("CartPole-v1")

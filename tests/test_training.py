@@ -440,6 +440,7 @@ def test_runs_in_other_threads_leave_signals_alone(quick, key):
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 @pytest.mark.timeout(1500)
 def test_reinforce_with_a_value_baseline_solves_cartpole():
     """At least 9 of 10 seeds end above 475 within 500,000 steps."""

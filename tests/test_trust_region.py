@@ -403,6 +403,7 @@ def scores(make, env, policy, num_updates, seeds=4, deterministic=False):
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 @pytest.mark.parametrize("make", [npg, trpo])
 def test_learns_cartpole(make):
     """Within 60,000 steps, from its defaults: a mean of 484 (NPG, one of 16 below 450) and 497 (TRPO)."""

@@ -220,6 +220,7 @@ def test_what_is_not_trainable_stays(key):
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_reaches_the_optimal_value_of_a_gridworld():
     """Within 2% of the exact optimum, and of it alone: from the start the policy is far from it."""
     mdp = jaxpg.exact.gridworld(("S..", ".#.", "..G"), step_reward=-0.1, discount=0.95, horizon=12)
@@ -271,6 +272,7 @@ def test_errors_name_the_argument(error, argument, options):
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_learns_cartpole():
     """Within 150,000 steps, from its defaults."""
     env = jaxpg.make("CartPole-v1")
