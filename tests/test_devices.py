@@ -39,8 +39,8 @@ def mesh(*shape):
 ALIKE = """
 for name in {names}:
     algorithm = makers[name]()
-    runs = [jaxpg.train(algorithm, jax.random.key(1), num_env_steps=720 if name in ('reinforce', 'pgpe') else 90,
-                        mesh=m, progress=False)
+    steps = {{"reinforce": 720, "pgpe": 720, "npg": 48, "trpo": 48}}.get(name, 90)
+    runs = [jaxpg.train(algorithm, jax.random.key(1), num_env_steps=steps, mesh=m, progress=False)
             for m in (None, mesh(2), mesh(4, 2))]
     one = runs[0]
     for other in runs[1:]:
@@ -64,8 +64,9 @@ for name in {names}:
         (["a2c"], 0, 1e-6, 1e-5),
         pytest.param(["a2c", "ppo", "impala", "v_mpo", "reinforce", "pgpe"], 1, 1e-12, 1e-11, marks=pytest.mark.slow),
         pytest.param(["normalized", "recurrent"], 1, 1e-12, 1e-11, marks=pytest.mark.slow),
-        # Ten conjugate-gradient steps leave a residual of 1e-6, whose digits rounding decides.
-        pytest.param(["npg", "trpo"], 1, 1e-12, 1e-5, marks=pytest.mark.slow),
+        # One update: ten conjugate-gradient steps leave a residual whose digits rounding decides, and a second one
+        # amplifies it to 1e-6.
+        pytest.param(["npg", "trpo"], 1, 1e-12, 1e-10, marks=pytest.mark.slow),
         # In single precision a metric is the mean over several gradient steps, each of which rounds.
         pytest.param(["ppo", "pgpe"], 0, 1e-5, 1e-5, marks=pytest.mark.slow),
     ],
