@@ -11,7 +11,7 @@ import venv
 
 from benchmarks import common
 
-__all__ = ["Peer", "peers_python"]
+__all__ = ["Peer", "add_options", "kept", "peers_python"]
 
 REJAX = ("rejax==0.1.3", "gymnax==0.0.9")  # gymnax 1 has another `step`.
 SAME = ("jax", "flax", "optax", "numpy")  # The peers' environment has our versions of these.
@@ -61,3 +61,19 @@ def peers_python():
         subprocess.run([python, "-m", "pip", "install", "--quiet", *REJAX, *versions], check=True)
         (PEERS / "made").touch()
     return python
+
+
+def add_options(parser):
+    """Adds the options that benchmarks beside peers share."""
+    parser.add_argument("--rounds", type=common.positive, help="default 5; 1 with --quick")
+    parser.add_argument("--no-peers", dest="peers", action="store_false")
+    parser.add_argument("--peers-python", help="a Python that has rejax, in the place of the environment made here")
+    parser.add_argument("--purejaxrl", metavar="PATH", help="ppo.py of PureJaxRL, or a file like it")
+    parser.add_argument("--remark", help="is kept with the result, such as what else the machine did")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    parser.add_argument("--out", help="the JSON file")
+
+
+def kept(options):
+    """The options as they are written down: where files lie on this machine is nobody's business."""
+    return {name: value for name, value in vars(options).items() if name not in ("peers_python", "purejaxrl", "out")}

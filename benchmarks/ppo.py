@@ -28,7 +28,7 @@ import optax
 
 import jaxpg
 from benchmarks import common
-from benchmarks.peers import Peer, peers_python
+from benchmarks.peers import Peer, add_options, kept, peers_python
 
 _SHARED = dict(discount=0.99, lambda_=0.95, clip=0.2, value_clip=0.2, value_coefficient=0.5, entropy_coefficient=0.01,
                max_gradient_norm=0.5, num_epochs=4, hidden=[64, 64], anneal=False)  # fmt: skip
@@ -177,14 +177,8 @@ def parse(arguments):
         prog="python -m benchmarks ppo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
-    parser.add_argument("--rounds", type=common.positive, help="default 5; 1 with --quick")
-    parser.add_argument("--no-peers", dest="peers", action="store_false")
-    parser.add_argument("--peers-python", help="a Python that has rejax, in the place of the environment made here")
-    parser.add_argument("--purejaxrl", metavar="PATH", help="ppo.py of PureJaxRL, or a file like it")
     parser.add_argument("--no-returns", dest="returns", action="store_false", help="leave out the whole runs")
-    parser.add_argument("--remark", help="is kept with the result, such as what else the machine did")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
-    parser.add_argument("--out", help="the JSON file")
+    add_options(parser)
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 5)
     return options
@@ -193,9 +187,7 @@ def parse(arguments):
 def main(arguments=None):
     options = parse(arguments)
     out = options.out or common.result_path("ppo_cpu", options.quick)
-    # Where files lie on this machine is nobody's business.
-    kept = {name: value for name, value in vars(options).items() if name not in ("peers_python", "purejaxrl", "out")}
-    result = {"question": __doc__.splitlines()[0], "machine": common.machine(), "options": kept, "jobs": {}}
+    result = {"question": __doc__.splitlines()[0], "machine": common.machine(), "options": kept(options), "jobs": {}}
     with contextlib.ExitStack() as stack:
 
         def closed(process):

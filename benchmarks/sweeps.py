@@ -31,7 +31,7 @@ import pathlib
 import numpy as np
 
 from benchmarks import common, scaling_page
-from benchmarks.peers import Peer, peers_python
+from benchmarks.peers import Peer, add_options, kept, peers_python
 from benchmarks.sweep_player import ENV, LEARNING_RATES, STEPS, Player, by_rate, rates_of
 from jaxpg.algorithms import presets
 
@@ -113,16 +113,10 @@ def parse(arguments):
         prog="python -m benchmarks sweeps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", nargs="+", type=int, choices=SIZES, help="runs at a time; default all, 1 4 if quick")
-    parser.add_argument("--rounds", type=common.positive, help="default 5; 1 with --quick")
-    parser.add_argument("--no-peers", dest="peers", action="store_false")
-    parser.add_argument("--peers-python", help="a Python that has rejax, in the place of the environment made here")
-    parser.add_argument("--purejaxrl", metavar="PATH", help="ppo.py of PureJaxRL, or a file like it")
     parser.add_argument("--no-whole", dest="whole", action="store_false", help="leave out the whole sweep")
     parser.add_argument("--longest", type=float, default=25.0, help="minutes; a longer whole sweep gets fewer steps")
     parser.add_argument("--peer-seeds", type=common.positive, default=4, help="of each learning rate, for returns")
-    parser.add_argument("--remark", help="is kept with the result, such as what else the machine did")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
-    parser.add_argument("--out", help="the JSON file")
+    add_options(parser)
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 5)
     return options
@@ -134,9 +128,7 @@ def main(arguments=None):
     seeds, steps, updates = (1, 2048, 2) if options.quick else (64, STEPS, math.ceil(STEPS / 1024))
     cores = common.num_cores()
     out = options.out or common.result_path("sweeps_cpu", options.quick)
-    # Where files lie on this machine is nobody's business.
-    kept = {name: value for name, value in vars(options).items() if name not in ("peers_python", "purejaxrl", "out")}
-    result = {"question": __doc__.splitlines()[0], "machine": common.machine(), "options": kept,
+    result = {"question": __doc__.splitlines()[0], "machine": common.machine(), "options": kept(options),
               "remark": options.remark}  # fmt: skip
     with contextlib.ExitStack() as stack:
 
