@@ -162,7 +162,7 @@ MUTATIONS = {
         with_key(learning.test_truncation_bootstraps_from_the_observation_before_the_reset),
     ),
     "rows without a step averaged into the loss": Mutation(
-        _parts, "mean_where", of_arguments(lambda mask, values: (jnp.ones_like(mask), values)),
+        _parts, "sum_where", of_arguments(lambda mask, values: (jnp.ones_like(mask), values)),
         with_key(learning.test_the_loss_is_that_of_the_paper),
     ),
     "rows without a step averaged into standardised advantages": Mutation(

@@ -166,17 +166,22 @@ def global_norm(tree: Any) -> jax.Array:
     return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))
 
 
+def sum_where(mask: jax.Array, values: jax.Array) -> jax.Array:
+    """The sum over entries for which `mask` holds."""
+    return jnp.sum(jnp.where(mask, values, 0))
+
+
 def mean_where(mask: jax.Array, values: jax.Array) -> jax.Array:
     """The mean over entries for which `mask` holds; NaN if there are none, with a gradient of 0."""
     count = jnp.sum(mask)
-    mean = jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(count, 1)
+    mean = sum_where(mask, values) / jnp.maximum(count, 1)
     return jnp.where(count > 0, mean, jnp.nan)
 
 
 def standardized(values: jax.Array, mask: jax.Array) -> jax.Array:
     """(x − mean) / std over the entries for which `mask` holds, 0 elsewhere."""
     count = jnp.maximum(jnp.sum(mask), 1)
-    centred = jnp.where(mask, values - jnp.sum(jnp.where(mask, values, 0.0)) / count, 0.0)
+    centred = jnp.where(mask, values - sum_where(mask, values) / count, 0.0)
     return centred / (jnp.sqrt(jnp.sum(centred**2) / count) + 1e-8)
 
 
@@ -277,8 +282,8 @@ def scaled_rewards(
 
     last, running = jax.lax.scan(forward, scale.running, (rewards, ended, valid))
     count = jnp.sum(valid, dtype=scale.count.dtype)
-    mean = jnp.sum(jnp.where(valid, running, 0.0)) / jnp.maximum(count, 1)
-    m2 = jnp.sum(jnp.where(valid, (running - mean) ** 2, 0.0))
+    mean = sum_where(valid, running) / jnp.maximum(count, 1)
+    m2 = sum_where(valid, (running - mean) ** 2)
     total, shift = scale.count + count, mean - scale.mean
     share = count / jnp.maximum(total, 1)
     new_mean, new_m2 = scale.mean + shift * share, scale.m2 + m2 + shift**2 * scale.count * share

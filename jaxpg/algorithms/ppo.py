@@ -131,7 +131,7 @@ def ppo(
                 return distribution.log_prob(action), _parts.entropy_of(distribution, entropy_coefficient), kl
 
             def total(values):
-                return jnp.sum(jnp.where(batch.valid, values, 0.0))
+                return _parts.sum_where(batch.valid, values)
 
             (log_prob, entropy, kl), value = outputs(policy, critic, parameters, batch, measure, targets.old)
             log_ratio = jnp.where(batch.valid, log_prob - batch.log_prob, 0.0)
