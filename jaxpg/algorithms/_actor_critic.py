@@ -6,7 +6,6 @@ update in which anything was NaN or infinite is counted and not applied, and the
 episodes.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -276,4 +275,5 @@ def _kept_scale(applied: jax.Array, new: RewardScale | None, old: RewardScale | 
 
 
 def _if(condition: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(functools.partial(jnp.where, condition), new, old)
+    # Not `where`, which is compiled for every leaf.
+    return jax.lax.cond(condition, lambda new, old: new, lambda new, old: old, new, old)

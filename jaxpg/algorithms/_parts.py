@@ -296,7 +296,8 @@ def scaled_rewards(
 def finite(tree: Any) -> jax.Array:
     """Whether every float in `tree` is finite."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves])) if leaves else jnp.ones((), bool)
+    # As one vector: a loop for every leaf would be a tenth of all that is compiled.
+    return jnp.all(jnp.isfinite(jnp.concatenate([jnp.ravel(x) for x in leaves]))) if leaves else jnp.ones((), bool)
 
 
 def rows_finite(observation: Any, axes: int) -> jax.Array:

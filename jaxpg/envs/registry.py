@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxpg import _check
 from jaxpg.envs._gymnax_corrections import corrected_bounds, corrected_rules
+from jaxpg.envs._later import imported_later
 from jaxpg.envs.base import Environment
 from jaxpg.envs.gymnax import from_gymnax
 
@@ -149,7 +150,8 @@ def _check_parameter_names(name: str, parameters: Mapping[str, Any], known: list
 
 def _import_gymnax() -> Any:
     """gymnax, whose modules make arrays when imported: inside a trace those would be tracers, and stay."""
-    with jax.ensure_compile_time_eval():
+    # Two thirds of the time of the import are those of what three of its environments draw with.
+    with jax.ensure_compile_time_eval(), imported_later("seaborn", "matplotlib.pyplot"):
         import gymnax
     return gymnax
 

@@ -33,9 +33,11 @@ def _gram_schmidt(vectors: jax.Array) -> jax.Array:
     """The columns [n, k], k ≤ n, made orthonormal from the first on."""
 
     def add(k: jax.Array, basis: jax.Array) -> jax.Array:
-        column = vectors[:, k]
-        for _ in range(2):  # "Twice is enough": after the second pass only rounding is left (Giraud et al., 2005).
-            column = column - basis @ (column @ basis)
+        def without(_: Any, column: jax.Array) -> jax.Array:
+            return column - basis @ (column @ basis)
+
+        # "Twice is enough": after the second pass only rounding is left (Giraud et al., 2005).
+        column = jax.lax.fori_loop(0, 2, without, vectors[:, k])
         return basis.at[:, k].set(column / jnp.linalg.norm(column))
 
     return jax.lax.fori_loop(0, vectors.shape[1], add, jnp.zeros_like(vectors))

@@ -101,13 +101,16 @@ def _compiled(algorithm: Algorithm, mesh: Mesh | None) -> Callable:
     One program for all blocks: how a run is cut into blocks then changes no bit of it.
     """
 
+    step = jax.jit(lambda state: algorithm.step(state))  # Traced once for the two calls below.
+
     def run(state, left, limit, halt):
-        shapes = jax.eval_shape(algorithm.step, state)[1]
+        state = strong(state)
+        shapes = jax.eval_shape(step, state)[1]
         metrics = {name: jnp.zeros((MAX_BLOCK, *x.shape), x.dtype) for name, x in shapes.items()}
 
         def body(carry):
             state, metrics, count, left, _ = carry
-            state, new = algorithm.step(state)
+            state, new = step(state)
             metrics = {name: metrics[name].at[count].set(value) for name, value in new.items()}
             # Counted down: `left` and an update's steps are positive, so their difference does not overflow.
             left = left - jnp.asarray(new["env_steps"]).astype(left.dtype)
@@ -117,7 +120,7 @@ def _compiled(algorithm: Algorithm, mesh: Mesh | None) -> Callable:
             _, _, count, left, refused = carry
             return (count < limit) & (left > 0) & ~(halt & refused)
 
-        start = (strong(state), metrics, jnp.zeros((), jnp.int32), left, jnp.zeros((), bool))
+        start = (state, metrics, jnp.zeros((), jnp.int32), left, jnp.zeros((), bool))
         state, metrics, count, _, _ = jax.lax.while_loop(going, body, start)
         return state, metrics, count
 
