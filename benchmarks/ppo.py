@@ -55,9 +55,9 @@ def segment(job):
     return job["num_envs"] * job["num_steps"]
 
 
-def build(job):
+def build(job, dtype=None):
     env = jaxpg.make(job["env"])
-    network = dict(hidden_sizes=tuple(job["hidden"]), activation=job["activation"])
+    network = dict(hidden_sizes=tuple(job["hidden"]), activation=job["activation"], dtype=dtype)
     return jaxpg.ppo(
         env, jaxpg.policies.mlp(env, **network), jaxpg.policies.value_mlp(env, **network),
         optimizer=optax.adam(job["learning_rate"], eps=1e-5), **{name: job[name] for name in _ARGUMENTS},
