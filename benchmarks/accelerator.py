@@ -9,8 +9,8 @@ the time any more is left out, and named in the result. In this order, each part
   bfloat16, with 65,536 to 1,048,576 lanes and four times as many episodes: environment steps a second with the
   gradient, the floor, what XLA plans for memory, and from the compiled program the kernels of a step of the rollout and
   of a block of the gradient, and the bytes that XLA counts.
-- `ppo`: CartPole-v1 with 2,048 × 128 and Breakout-MinAtar with 64 × 128 steps an update, hyperparameters as in `ppo.py`,
-  in float32 and bfloat16, and the same of rejax, and PureJaxRL's (`--purejaxrl`), where they can be imported;
+- `ppo`: CartPole-v1 with 2,048 × 128 and Breakout-MinAtar with 64 × 128 steps an update, hyperparameters as in
+  `ppo.py`, in float32 and bfloat16, and the same of rejax, and PureJaxRL's (`--purejaxrl`), where they can be imported;
   then the return that whole runs reach in float32 and bfloat16.
 - `profile`: a trace of one gradient, in the folder beside the result (`--profile`).
 

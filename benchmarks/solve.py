@@ -51,8 +51,8 @@ class Contender:
         """(seconds from the start to the trained policy, its return)."""
         started = time.time()
         done = subprocess.run(
-            [*self._command, str(steps), str(seed)], env=self._environment, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, cwd=common.ROOT,
+            [*self._command, str(steps), str(seed)], env=self._environment, capture_output=True, text=True,
+            cwd=common.ROOT,
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{self.name} ended with status {done.returncode}:\n{done.stderr[-2000:]}")

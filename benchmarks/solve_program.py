@@ -119,7 +119,7 @@ def _gym(make, steps, seed):
 KINDS = {"jaxpg": jaxpg, "rejax": rejax, "stable_baselines3": stable_baselines3, "sbx": sbx}
 
 
-def main(kind, steps, seed):
+def run(kind, steps, seed):
     answers = os.fdopen(os.dup(1), "w")  # What the libraries print goes to the error output.
     os.dup2(2, 1)
     sys.path[:] = [place for place in sys.path if place != os.path.dirname(os.path.abspath(__file__))]
@@ -128,4 +128,4 @@ def main(kind, steps, seed):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -65,10 +65,13 @@ def sweep():
 
     env = jaxpg.make("CartPole-v1")
 
+    def build(learning_rate):
+        return _ppo(env, learning_rate=learning_rate)
+
     def run(seed):
         return jaxpg.sweep(
-            lambda learning_rate: _ppo(env, learning_rate=learning_rate), {"learning_rate": [1e-4, 3e-4, 1e-3, 3e-3]},
-            seeds=4, key=jax.random.key(seed), num_env_steps=20 * 1024, progress=False,
+            build, {"learning_rate": [1e-4, 3e-4, 1e-3, 3e-3]}, seeds=4, key=jax.random.key(seed),
+            num_env_steps=20 * 1024, progress=False,
         )  # fmt: skip
 
     return run
