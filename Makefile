@@ -18,7 +18,7 @@ QUICK_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow test-all lint types format bench notebooks docs clean FORCE
+.PHONY: help install demo test test-slow test-all lint types format bench bench-check notebooks docs clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,9 @@ format: $(DEV) ## rewrite the code in ruff's style
 
 bench: $(DEV) ## run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-check: $(DEV) ## measure the goals of docs/performance.md; fails where one is missed
+	$(BIN)/python -m benchmarks check $(ARGS)
 
 notebooks: $(DEV) $(NOTEBOOKS) ## execute the notebooks; an error in a cell fails
 ifeq ($(NOTEBOOK_FILES),)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pathlib
 from fractions import Fraction
 
 import jax
@@ -266,3 +267,79 @@ def test_ppo_benchmark(tmp_path):
     assert result["jobs"] == json.loads(out.read_text())["jobs"] and "train" in facts
     assert all(f["steps_per_second"] > 0 and len(f["returns"]) == 1 for f in facts.values())
     assert "CartPole-v1, 4 × 128" in report.ppo(result)
+
+
+def of_rounds(*seconds):
+    return {"seconds": {**common.spread(seconds), "rounds": list(seconds)}}
+
+
+def test_goals_compare_the_quickest_peer_with_our_best():
+    from benchmarks import check
+
+    job = {"train": of_rounds(2.0, 2.2), "train_per_core": of_rounds(1.0, 1.0), "rejax": of_rounds(4.0, 3.0),
+           "purejaxrl": of_rounds(9.0, 9.0)}  # fmt: skip
+    results = {"ppo": {"jobs": {"cartpole_4": {"contenders": job}}}}
+    goals = [goal for goal in check.GOALS if goal.benchmark == "ppo"]
+    judged = {goal.what: (ratio, needed) for goal, ratio, needed in check.judge(goals, results)}
+    assert judged["CartPole, 4 × 128: the quickest peer"] == (3.5, pytest.approx(0.9 * 1.5))
+    assert judged["CartPole, 2,048 × 128: the quickest peer"][0] is None  # Not measured: not judged.
+    slower = {"ppo": {"jobs": {"cartpole_4": {"contenders": {**job, "rejax": of_rounds(1.2, 1.2)}}}}}
+    assert check.judge(goals, slower)[0][1:] == (pytest.approx(1.2), pytest.approx(1.35))
+    assert check.judge(goals, results, reached=slower)[0][2] == pytest.approx(0.9 * 1.2)
+
+
+def test_the_check_fails_where_a_goal_is_missed(monkeypatch, tmp_path, capsys):
+    from benchmarks import check
+
+    job = {"train": of_rounds(1.0), "rejax": of_rounds(1.0)}
+    ran = []
+
+    def run(name, arguments):
+        ran.append(name)
+        pathlib.Path(arguments[-1]).write_text(json.dumps({"jobs": {"cartpole_4": {"contenders": job}}}))
+        return 0
+
+    monkeypatch.setattr(check.runner, "run", run)
+    monkeypatch.setattr(check.common, "result_path", lambda name, quick: tmp_path / f"{name}.json")
+    assert check.main(["--benchmarks", "ppo"]) == 1 and ran == ["ppo"]
+    assert "BELOW" in capsys.readouterr().out
+    job["rejax"] = of_rounds(1.4)
+    assert check.main(["--benchmarks", "ppo"]) == 0
+    monkeypatch.setattr(check.runner, "run", lambda name, arguments: 3)
+    assert check.main(["--benchmarks", "ppo"]) == 1
+
+
+def test_budgets_of_solving_are_the_smallest_that_all_seeds_solve():
+    from benchmarks import solve
+
+    class Fake:
+        name = "fake"
+
+        def run(self, steps, seed):
+            return 1.0, 500.0 if steps >= 300 or (steps == 200 and seed != 1001) else 100.0
+
+    assert solve.smallest_budget(Fake(), (100, 200, 300, 400), 3) == (
+        300, {100: [100.0], 200: [500.0, 100.0], 300: [500.0] * 3}
+    )  # fmt: skip
+    assert solve.smallest_budget(Fake(), (100,), 3)[0] == 100
+
+
+@pytest.mark.slow
+def test_sizes_startup_and_accelerator_run(tmp_path):
+    from benchmarks import accelerator, report, sizes, startup
+
+    found = sizes.main(["--quick", "--out", str(tmp_path / "sizes.json")])
+    row = found["tables"]["episodes"][0]
+    assert row["num_episodes"] == 1000 and row["peak_rss"] > row["baseline_rss"] > 2**20 and row["planned"]["total"] > 0
+    assert "| 1,000 | default |" in report.sizes(found)
+    started = startup.main(["--quick", "--entries", "evaluate", "--out", str(tmp_path / "startup.json")])
+    cold, cached = (started["entries"]["evaluate"][kind] for kind in ("cold", "cached"))
+    assert cold["total"]["median"] > cold["import"]["median"] + cold["build"]["median"] > 0
+    assert cached["compile"]["median"] < cold["compile"]["median"]
+    assert "`evaluate`, cached" in report.startup(started)
+    given = accelerator.main(["--quick", "--seconds", "120", "--out", str(tmp_path / "accelerator.json")])
+    assert given["gradient"][0]["steps_per_second"] > 0 and given["gradient"][0]["kernels"]
+    assert all(rate > 0 for rate in given["rates"].values())
+    assert set(given["ppo"]["cartpole_2048"]) >= {"jaxpg, float32", "jaxpg, bfloat16"}
+    nothing = accelerator.Budget(0)
+    assert not nothing.allows("anything", 1) and nothing.left_out == ["anything"]
