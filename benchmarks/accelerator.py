@@ -32,6 +32,7 @@ from benchmarks import common, floor
 from benchmarks.ppo import JOBS, build, segment
 
 LANES = (65_536, 262_144, 1_048_576)
+PARTS = ("gradient", "ppo", "returns")
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
@@ -181,7 +182,7 @@ def main(arguments=None):
     result = {
         "question": __doc__.splitlines()[0],
         "machine": {**common.machine(), "device": device.device_kind},
-        "options": {"seconds": options.seconds, "rounds": rounds, "quick": quick},
+        "options": {"seconds": options.seconds, "parts": options.parts, "rounds": rounds, "quick": quick},
         "left_out": budget.left_out,
         "gradient": [], "ppo": {}, "returns": {},
     }  # fmt: skip
@@ -193,7 +194,7 @@ def main(arguments=None):
     result["rates"] = measured = rates(quick)
     done()
     lanes = (256,) if quick else LANES
-    for dtype in DTYPES:
+    for dtype in DTYPES if "gradient" in options.parts else ():
         for number in lanes:
             if budget.allows(f"gradient, {number:,} lanes, {dtype}", 0 if quick else 30):
                 facts = gradient(number, dtype, rounds, measured)
@@ -202,7 +203,7 @@ def main(arguments=None):
                       f"{facts['times_the_floor']:.2f} times the floor")  # fmt: skip
                 done()
     kinds = ["rejax", *([options.purejaxrl] if options.purejaxrl else [])]
-    for name in ("cartpole_2048", "breakout_64"):
+    for name in ("cartpole_2048", "breakout_64") if "ppo" in options.parts else ():
         facts = result["ppo"][name] = {}
         calls = {f"jaxpg, {dtype}": lambda d=dtype, n=name: ppo(n, d, rounds, quick) for dtype in DTYPES}
         for kind in kinds:
@@ -213,7 +214,7 @@ def main(arguments=None):
                 facts[label] = call()
                 print(f"{name}, {label}: {facts[label].get('steps_per_second', 0) / 1e6:,.2f} million steps/s")
                 done()
-    for name in ("cartpole_2048", "breakout_64"):
+    for name in ("cartpole_2048", "breakout_64") if "returns" in options.parts else ():
         for dtype in DTYPES:
             if budget.allows(f"returns, {name}, {dtype}", 0 if quick else 60):
                 result["returns"].setdefault(name, []).append(returns(name, dtype, quick))
@@ -233,6 +234,7 @@ def parse(arguments):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seconds", type=common.positive, default=500, help="when to begin no further part")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=common.positive, help="default 5; 1 with --quick")
     parser.add_argument("--purejaxrl", metavar="PATH", help="ppo.py of PureJaxRL, or a file like it")
     parser.add_argument("--profile", action="store_true", help="trace a gradient")

@@ -337,9 +337,9 @@ def test_sizes_startup_and_accelerator_run(tmp_path):
     assert cold["total"]["median"] > cold["import"]["median"] + cold["build"]["median"] > 0
     assert cached["compile"]["median"] < cold["compile"]["median"]
     assert "`evaluate`, cached" in report.startup(started)
-    given = accelerator.main(["--quick", "--seconds", "120", "--out", str(tmp_path / "accelerator.json")])
+    given = accelerator.main(["--quick", "--parts", "gradient", "--out", str(tmp_path / "accelerator.json")])
     assert given["gradient"][0]["steps_per_second"] > 0 and given["gradient"][0]["kernels"]
     assert all(rate > 0 for rate in given["rates"].values())
-    assert set(given["ppo"]["cartpole_2048"]) >= {"jaxpg, float32", "jaxpg, bfloat16"}
+    assert [facts["dtype"] for facts in given["gradient"]] == ["float32", "bfloat16"]
     nothing = accelerator.Budget(0)
     assert not nothing.allows("anything", 1) and nothing.left_out == ["anything"]
