@@ -1,4 +1,4 @@
-"""Other libraries in processes and an environment of their own."""
+"""Other libraries in processes and environments of their own."""
 
 import contextlib
 import importlib.metadata
@@ -8,23 +8,50 @@ import select
 import subprocess
 import sys
 import venv
+from typing import NamedTuple
 
 from benchmarks import common
 
-__all__ = ["Peer", "add_options", "kept", "peers_python"]
+__all__ = ["Peer", "add_options", "kept", "python_of"]
 
-REJAX = ("rejax==0.1.3", "gymnax==0.0.9")  # gymnax 1 has another `step`.
-SAME = ("jax", "flax", "optax", "numpy")  # The peers' environment has our versions of these.
-PATIENCE = 480.0  # Seconds for an answer of a peer.
+SAME = ("jax", "flax", "optax", "numpy")  # The peers' environments have our versions of these.
+HERE = pathlib.Path(__file__).resolve().parent
 PEERS = common.ROOT / "outputs" / "benchmarks" / "peers"
 
 
-class Peer:
-    """`peer_seeds.py` in a process of another Python; `ask` as of `common.Process`."""
+class Group(NamedTuple):
+    """Peers that share an environment.
 
-    def __init__(self, name, python, kind, given):
+    Fields:
+      script: what plays them, here or anywhere.
+      packages: what is installed, besides `SAME`.
+      option: where `python_of` finds the Python that the user gives instead.
+      patience: seconds for an answer.
+    """
+
+    script: str
+    packages: tuple[str, ...]
+    option: str
+    patience: float = 480.0
+
+
+GROUPS = {
+    "rejax": Group("peer_seeds.py", ("rejax==0.1.3", "gymnax==0.0.9"), "peers_python"),  # gymnax 1: another `step`.
+    # The whole runs of all seeds, some minutes each, are one answer.
+    "gym": Group(
+        "peer_gym.py", ("stable-baselines3==2.9.2", "sbx-rl==0.28.0", "gymnasium==1.4.0"), "gym_python", patience=1800.0
+    ),
+    "brax": Group("peer_brax.py", ("brax==0.14.2",), "brax_python"),
+}
+
+
+class Peer:
+    """The script of a group in a process of another Python; `ask` as of `common.Process`."""
+
+    def __init__(self, name, python, kind, given, group="rejax"):
         self.name = name
-        script = pathlib.Path(__file__).with_name("peer_seeds.py")
+        self._patience = GROUPS[group].patience
+        script = HERE / GROUPS[group].script
         self._process = subprocess.Popen(
             [str(python), "-P", str(script), str(kind), json.dumps(given)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -33,13 +60,13 @@ class Peer:
     def ask(self, method, *arguments):
         try:
             print(json.dumps([method, *arguments]), file=self._process.stdin, flush=True)
-            answered, _, _ = select.select([self._process.stdout], [], [], PATIENCE)
+            answered, _, _ = select.select([self._process.stdout], [], [], self._patience)
             line = self._process.stdout.readline() if answered else None
         except BrokenPipeError:
             line = ""
         if line is None:  # Many vmapped runs can deadlock in XLA's CPU thread pool.
             self._process.kill()
-            raise RuntimeError(f"no answer from {self.name} in {method} within {PATIENCE / 60:g} minutes")
+            raise RuntimeError(f"no answer from {self.name} in {method} within {self._patience / 60:g} minutes")
         if not line:
             raise RuntimeError(f"the process of {self.name} ended in {method} with status {self._process.wait()}")
         return json.loads(line)
@@ -51,15 +78,27 @@ class Peer:
         self._process.wait(timeout=10)
 
 
-def peers_python():
-    """The Python of the peers' environment, made where it is not there."""
-    python = PEERS / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    if not (PEERS / "made").exists():
-        common.note(f"making an environment for peers in {PEERS}")
-        venv.create(PEERS, with_pip=True, clear=True)
+def python_of(group, options):
+    """The Python of a group: the user's, or one made here; None without peers, and with --quick where it is not given.
+
+    `options` are those of `add_options` and the group's own.
+    """
+    given = getattr(options, GROUPS[group].option)
+    if not options.peers or (options.quick and not given):
+        return None
+    return given or _made(group)
+
+
+def _made(group):
+    """The Python of an environment for the group, which is made where it is not there."""
+    folder = PEERS / group
+    python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    if not (folder / "made").exists():
+        common.note(f"making an environment for peers in {folder}")
+        venv.create(folder, with_pip=True, clear=True)
         versions = [f"{name}=={importlib.metadata.version(name)}" for name in SAME]
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *REJAX, *versions], check=True)
-        (PEERS / "made").touch()
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *GROUPS[group].packages, *versions], check=True)
+        (folder / "made").touch()
     return python
 
 
@@ -76,4 +115,5 @@ def add_options(parser):
 
 def kept(options):
     """The options as they are written down: where files lie on this machine is nobody's business."""
-    return {name: value for name, value in vars(options).items() if name not in ("peers_python", "purejaxrl", "out")}
+    paths = {"purejaxrl", "out", *(group.option for group in GROUPS.values())}
+    return {name: value for name, value in vars(options).items() if name not in paths}

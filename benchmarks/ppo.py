@@ -28,7 +28,7 @@ import optax
 
 import jaxpg
 from benchmarks import common
-from benchmarks.peers import Peer, add_options, kept, peers_python
+from benchmarks.peers import Peer, add_options, kept, python_of
 
 _SHARED = dict(discount=0.99, lambda_=0.95, clip=0.2, value_clip=0.2, value_coefficient=0.5, entropy_coefficient=0.01,
                max_gradient_norm=0.5, num_epochs=4, hidden=[64, 64], anneal=False)  # fmt: skip
@@ -198,8 +198,7 @@ def main(arguments=None):
         contenders = {"train": closed(common.Process("one device", Player, 1))}
         if cores > 1:
             contenders["train_per_core"] = closed(common.Process("a device for each core", Player, cores))
-        if options.peers and (options.peers_python or not options.quick):
-            python = options.peers_python or peers_python()
+        if python := python_of("rejax", options):
             contenders["rejax"] = closed(PeerPlayer("rejax", python, "rejax"))
             if options.purejaxrl:
                 path = pathlib.Path(options.purejaxrl).resolve()

@@ -21,7 +21,7 @@ import tempfile
 import time
 
 from benchmarks import common
-from benchmarks.peers import add_options, kept, peers_python
+from benchmarks.peers import add_options, kept, python_of
 from benchmarks.startup import CACHED
 
 TARGET = 475.0
@@ -81,7 +81,7 @@ def main(arguments=None):
     pythons = {"jaxpg": (sys.executable, "jaxpg")}
     result = {"question": __doc__.splitlines()[0], "machine": common.machine(), "options": kept(options)}
     if options.peers and not options.quick:
-        python = options.peers_python or peers_python()
+        python = python_of("rejax", options)
         pythons["rejax"] = (python, "rejax")
         if options.purejaxrl:
             path = pathlib.Path(options.purejaxrl).resolve()

@@ -31,7 +31,7 @@ import pathlib
 import numpy as np
 
 from benchmarks import common, scaling_page
-from benchmarks.peers import Peer, add_options, kept, peers_python
+from benchmarks.peers import Peer, add_options, kept, python_of
 from benchmarks.sweep_player import ENV, LEARNING_RATES, STEPS, Player, by_rate, rates_of
 from jaxpg.algorithms import presets
 
@@ -141,8 +141,7 @@ def main(arguments=None):
         given = result["hyperparameters"] = one.ask("given")
         contenders = {"train": (one, 1), "sweep": (one, 1), "sweep_per_core": (all_, max(cores, 2))}
         peers = {}
-        if options.peers and (options.peers_python or not options.quick):
-            python = options.peers_python or peers_python()
+        if python := python_of("rejax", options):
             peers["rejax"] = started(Peer("rejax", python, "rejax", given))
             if options.purejaxrl:
                 path = pathlib.Path(options.purejaxrl).resolve()
