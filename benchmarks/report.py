@@ -16,8 +16,10 @@ this page again from the results.
 """
 JOBS = {
     "cartpole_4": "CartPole-v1, 4 × 128",
+    "cartpole_8": "CartPole-v1, 8 × 128",
     "cartpole_2048": "CartPole-v1, 2,048 × 128",
     "breakout_64": "Breakout-MinAtar, 64 × 128",
+    "pendulum_2048": "Pendulum-v1, 2,048 × 16",
 }
 PLAYERS = {
     "train": "`train`, one device",
@@ -26,8 +28,11 @@ PLAYERS = {
     "purejaxrl": "PureJaxRL",
     "stable_baselines3": "stable-baselines3",
     "sbx": "sbx",
+    "brax": "brax, one device",
+    "brax_per_core": "brax, one device a core",
     "jaxpg": "jaxpg",
 }
+PACKAGES = {"rejax": "rejax", "stable_baselines3": "stable-baselines3", "sbx": "sbx-rl", "brax": "brax"}
 ESTIMATORS = {
     "packed": "`policy_gradient`, one device",
     "packed_per_core": "`policy_gradient`, one device a core",
@@ -133,18 +138,27 @@ def gradients(result):
 
 
 def ppo(result):
+    # Earlier results have the machine and the versions once for all jobs.
+    jobs = {name: {**result, **result["jobs"][name]} for name in JOBS if name in result["jobs"]}
+    where = {scaling_page.where(job) for job in jobs.values()}
     text = [
         "## PPO\n",
         "The same hyperparameters, two networks of 64 × 64 units, `python -m benchmarks ppo`. "
-        f"{scaling_page.where(result)} What remains different between the contenders is told in "
-        "[benchmarks/sweeps.py](../benchmarks/sweeps.py). Returns are those of 128 fresh episodes of each run's last "
+        f"{where.pop() + ' ' if len(where) == 1 else ''}What remains different between the contenders is told in "
+        "[benchmarks/sweeps.py](../benchmarks/sweeps.py), [peer_gym.py](../benchmarks/peer_gym.py) and "
+        "[peer_brax.py](../benchmarks/peer_brax.py). Returns are those of 128 fresh episodes of each run's last "
         "parameters.\n",
     ]
-    for name, job in result["jobs"].items():
+    for name, job in jobs.items():
         played = next(iter(job["contenders"].values())).get("env_steps")
         reached = f"returns at {played:,} steps" if played else "returns"
+        text.append(f"### {JOBS[name]}\n")
+        about = [scaling_page.where(job)] if where else []
+        if versions := _versions(job):
+            about.append(f"Peers: {versions}.")
+        if about:
+            text.append(" ".join(about) + "\n")
         text += [
-            f"### {JOBS[name]}\n",
             f"| | steps/s | ms an update | processor's ms | time, in `train`'s | compiling | {reached} |",
             "|---|---|---|---|---|---|---|",
         ]
@@ -157,6 +171,18 @@ def ppo(result):
             )
         text.append("")
     return "\n".join(text)
+
+
+def _versions(job):
+    """'rejax 0.1.3, stable-baselines3 2.9.2 (PyTorch's threads: 1)': what played in a job."""
+    found = []
+    for contender, facts in job["contenders"].items():
+        if contender in PACKAGES and contender in job.get("peers", {}):
+            version = job["peers"][contender]["packages"][PACKAGES[contender]]
+            threads = facts.get("torch_threads")
+            threads = f" (PyTorch's threads: {threads})" if threads else ""
+            found.append(f"{PLAYERS[contender]} {version}{threads}")
+    return ", ".join(found)
 
 
 def sizes(result):
