@@ -87,8 +87,8 @@ def main(arguments=None):
             path = pathlib.Path(options.purejaxrl).resolve()
             pythons["purejaxrl"] = (python, path)
             result["purejaxrl_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        if options.gym_python:
-            pythons |= {name: (options.gym_python, name) for name in ("stable_baselines3", "sbx")}
+        gym = python_of("gym", options)
+        pythons |= {name: (gym, name) for name in ("stable_baselines3", "sbx")}
     with tempfile.TemporaryDirectory() as folder:
         budgets, trials, contenders = {}, {}, {}
         for name, (python, kind) in pythons.items():
@@ -132,7 +132,7 @@ def parse(arguments):
         prog="python -m benchmarks solve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
-    parser.add_argument("--gym-python", help="a Python that has stable-baselines3 and sbx-rl; None: without these")
+    parser.add_argument("--gym-python", help="the same with stable-baselines3 and sbx-rl")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 5)
     return options
