@@ -86,6 +86,8 @@ GOALS = (
     Goal("gradient", "untrained episodes: until every lane is dead", 3, of_gradient("untrained", "early_exit")),
     Goal("gradient", "200 steps each: vmap and scan of gymnax's step", 6, of_gradient("full_length", "idiomatic")),
     Goal("gradient", "200 steps each: the floor (1 / 1.8)", 1 / 1.8, of_floor("full_length")),
+    Goal("gradient", "200 steps each: PyTorch, batched and in blocks", 2.5, of_gradient("full_length", "torch")),
+    Goal("gradient_256", "256 × 256, 200 steps each: the floor (1 / 1.3)", 1 / 1.3, of_floor("full_length")),
     Goal("ppo", "CartPole, 4 × 128: the quickest peer", 1.5, of_ppo("cartpole_4")),
     Goal("ppo", "CartPole, 2,048 × 128: the quickest peer", 3, of_ppo("cartpole_2048")),
     Goal("ppo", "Breakout, 64 × 128: the quickest peer", 1.5, of_ppo("breakout_64")),
@@ -95,9 +97,12 @@ GOALS = (
     Goal("solve", "to a return of 475: the quickest peer", 2, of_solve("")),
     Goal("solve", "the same, compiled before", 2, of_solve(", cached")),
 )
+# A network of 256 × 256 is a run of `gradient` of its own.
+WIDE = ["--hidden", "256", "256", "--workloads", "full_length", "--contenders", "packed", "packed_per_core"]
 # What each benchmark is run with: few rounds, no whole runs.
 ARGUMENTS = {
     "gradient": ["--rounds", "3", "--contenders", "packed", "packed_per_core", "idiomatic", "early_exit"],
+    "gradient_256": ["--rounds", "3", *WIDE],
     "ppo": ["--rounds", "3", "--no-returns"],
     "sweeps": ["--rounds", "2", "--sizes", "16", "--no-whole"],
     "solve": ["--rounds", "3"],
@@ -140,7 +145,7 @@ def main(arguments=None):
         for name in names:
             path = common.result_path(f"check_{name}", quick=True)
             peers = ["--purejaxrl", options.purejaxrl] if options.purejaxrl and name in WITH_PEERS else []
-            if status := runner.run(name, [*ARGUMENTS[name], *peers, "--out", str(path)]):
+            if status := runner.run(name.removesuffix("_256"), [*ARGUMENTS[name], *peers, "--out", str(path)]):
                 print(f"{name} ended with status {status}")
                 return 1
             results[name] = load(path)

@@ -12,6 +12,8 @@ seconds are those of all the process's threads: other programs on the machine ha
 block sizes are tried out before, in another process, and the best are taken. On an accelerator one process runs all,
 without packed_per_core.
 
+With `--gym-python`, a Python that has PyTorch, the same gradient in PyTorch (`peer_torch.py`) takes turns, too (torch).
+
 The floor is the time of the bare matrix products of the live steps (`floor.py`), at rates measured in the same rounds:
 those of a large product, and those of the policy's own shapes, then with tanh added. `distance` says whether a
 contender's gradient is the same one as packed's: ‖difference‖ over what independent samples differ by, about 1, and 0
@@ -29,6 +31,7 @@ import jax
 import numpy as np
 
 from benchmarks import common, rivals
+from benchmarks.peers import Peer, kept
 from benchmarks.player import Player, Settings
 from jaxpg.training.devices import set_xla_flags
 
@@ -37,7 +40,7 @@ WORKLOADS = ("untrained", "full_length")
 QUICK = {"num_episodes": 256, "rounds": 2, "limit": 100, "full_length_limit": 50, "tune": False}
 
 
-def compete(settings, contenders, rounds, tune, one_process):
+def compete(settings, contenders, rounds, tune, one_process, gym_python=None):
     """Measures one workload, and gives all numbers of all rounds."""
     start = common.InProcess if one_process else common.Process
     cores = common.num_cores()
@@ -56,6 +59,10 @@ def compete(settings, contenders, rounds, tune, one_process):
             players = dict.fromkeys(contenders, meters["one_device"])
         else:
             players = {name: player(name, cores if name == "packed_per_core" else 1) for name in contenders}
+            if gym_python:
+                players["torch"] = TorchPlayer(settings, gym_python, tune)
+                stack.callback(players["torch"].close)
+                contenders = [*contenders, "torch"]
 
         facts = {}
         for name in contenders:
@@ -76,6 +83,35 @@ def compete(settings, contenders, rounds, tune, one_process):
         operations, tanh = meters["one_device"].ask("operations_per_step")
         return {"facts": facts, "turns": turns, "rates": rates, "tuning": tuning, "operations_per_step": operations,
                 "tanh_per_step": tanh, "device": meters["one_device"].ask("describe")}  # fmt: skip
+
+
+class TorchPlayer:
+    """PyTorch, with the calls of a `Player`."""
+
+    def __init__(self, settings, python, tune):
+        problem = rivals.cartpole(settings.num_episodes, settings.limit, settings.hidden, settings.full_length)
+        params = jax.tree.map(lambda x: np.asarray(x).tolist(), problem.policy.init(jax.random.key(0)))
+        given = dict(params=params, num_episodes=settings.num_episodes, limit=settings.limit,
+                     full_length=settings.full_length, discount=problem.discount)  # fmt: skip
+        self._peer, self._tune = Peer("torch", python, "torch", given, "torch"), tune
+
+    def ask(self, method, *arguments):
+        return getattr(self, method)(*arguments)
+
+    def prepare(self, name, options):
+        return {"memory": None, "rss_compiled": 0, **self._peer.ask("prepare", self._tune)}
+
+    def run(self, name, round_, with_gradient=False):
+        answer = self._peer.ask("run", round_ + 1, with_gradient)
+        if with_gradient:
+            answer |= {"gradient": np.asarray(answer["gradient"]), "trace": np.nan}
+        return answer
+
+    def peak_rss(self):
+        return None
+
+    def close(self):
+        self._peer.close()
 
 
 def _tuned(start, settings, contenders, one_process):
@@ -189,6 +225,7 @@ def parse(arguments):
     parser.add_argument("--block-size", type=common.positive, help="of packed (default: the library's)")
     parser.add_argument("--no-tune", dest="tune", action="store_false", help="take the rivals' default sizes")
     parser.add_argument("--one-process", action="store_true", help="as on an accelerator, whatever the backend")
+    parser.add_argument("--gym-python", help="a Python that has PyTorch (2.15), to measure that, too")
     parser.add_argument("--quick", action="store_true", help=f"to see that it works; sets {QUICK}")
     parser.add_argument("--out", help="the JSON file")
     options = parser.parse_args(arguments)
@@ -222,7 +259,7 @@ def main(arguments=None):
         "question": __doc__.splitlines()[0],
         "machine": common.machine(),
         "backend": backend,
-        "options": vars(options),
+        "options": kept(options),
         "workloads": {},
     }
     for name in options.workloads:
@@ -236,7 +273,7 @@ def main(arguments=None):
             block_size=options.block_size,
         )
         common.note(f"workload {name}")
-        measured = compete(settings, contenders, options.rounds, options.tune, one_process)
+        measured = compete(settings, contenders, options.rounds, options.tune, one_process, options.gym_python)
         result["machine"]["device"] = measured["device"]
         result["workloads"][name] = summarize(settings, measured)
         report(name, result["workloads"][name])

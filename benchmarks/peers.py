@@ -41,6 +41,7 @@ GROUPS = {
     "gym": Group(
         "peer_gym.py", ("stable-baselines3==2.9.2", "sbx-rl==0.28.0", "gymnasium==1.4.0"), "gym_python", patience=1800.0
     ),
+    "torch": Group("peer_torch.py", ("torch==2.15.0",), "gym_python"),
     "brax": Group("peer_brax.py", ("brax==0.14.2",), "brax_python"),
 }
 

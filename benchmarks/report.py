@@ -6,7 +6,7 @@ from benchmarks import check, common, scaling_page
 from benchmarks.startup import COLUMNS
 
 PAGE = common.ROOT / "docs" / "performance.md"
-RESULTS = ("gradient", "sizes", "ppo", "sweeps", "startup", "solve")
+RESULTS = ("gradient", "gradient_256", "sizes", "ppo", "sweeps", "startup", "solve")
 HEAD = """# Performance
 
 Every number here was measured by a script in [benchmarks](../benchmarks), whose docstring says how; the results are in
@@ -40,6 +40,7 @@ ESTIMATORS = {
     "masked": "the same with one reset and masks",
     "early_exit": "the same, until every lane is dead",
     "early_exit_batches": "the same, in batches of a cache's size",
+    "torch": "PyTorch, batched and in blocks",
 }
 TRIED = """## What was tried
 
@@ -90,7 +91,10 @@ def load():
 
 
 def page(results):
-    sections = dict(gradient=gradients, sizes=sizes, ppo=ppo, sweeps=seeds, startup=startup, solve=solve)
+    sections = {
+        "gradient": gradients, "gradient_256": gradients, "sizes": sizes, "ppo": ppo, "sweeps": seeds,
+        "startup": startup, "solve": solve,
+    }  # fmt: skip
     parts = [section(results[name]) for name, section in sections.items() if name in results]
     return "\n".join([HEAD, goals(results), *parts, TRIED])
 
@@ -113,9 +117,12 @@ def goals(results):
 
 
 def gradients(result):
+    hidden = " × ".join(map(str, result["options"]["hidden"]))
+    arguments = "" if hidden == "64 × 64" else f" --hidden {hidden.replace(' × ', ' ')} …"
     text = [
-        "## Gradients of whole episodes\n",
-        f"4,096 CartPole episodes, a 64 × 64 policy, `python -m benchmarks gradient`. {scaling_page.where(result)} The "
+        f"## Gradients of whole episodes, {hidden}\n",
+        f"{result['options']['num_episodes']:,} CartPole episodes, a {hidden} policy, "
+        f"`python -m benchmarks gradient{arguments}`. {scaling_page.where(result)} The "
         "floor is the matrix products and the tanh of a step over the rates at which this machine does them "
         "([benchmarks/floor.py](../benchmarks/floor.py)).\n",
     ]
