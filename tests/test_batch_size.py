@@ -124,6 +124,7 @@ def test_two_batches_by_hand():
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_cosine_curve():
     """For large N: E cos = 1 − (tr Σ − uᵀΣu) / (2N‖∇J‖²) + O(N⁻²), u = ∇J/‖∇J‖; the largest of two |z| below 4."""
     problem = max(PROBLEMS, key=lambda p: np.linalg.norm(p.mdp.reward))

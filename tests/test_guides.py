@@ -163,6 +163,7 @@ def test_kubernetes_meets_at_the_first_pod():
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_the_guide_to_sweeps_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run_steps(steps_of("sweeps"), {})
@@ -172,6 +173,7 @@ def test_the_guide_to_sweeps_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_the_guide_to_populations_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run_steps(steps_of("populations"), {})
