@@ -2,9 +2,9 @@
 
 Each library with its own best settings, told in `solve_program.py`, and the smallest of its budgets of steps with which
 every seed tried reaches a mean return of 475 in 128 fresh episodes (found first, and not timed; the largest where none
-does). Then fresh processes take turns, forth and back, another seed each round: timed from the start of the process to
-the end of training. JAX's libraries start with nothing compiled, and again with JAX's persistent compilation cache
-filled (cached), as `jaxpg train` has it after its first run.
+does; `--budgets` gives those known from before). Then fresh processes take turns, forth and back, another seed each
+round: timed from the start of the process to the end of training. JAX's libraries start with nothing compiled, and
+again with JAX's persistent compilation cache filled (cached), as `jaxpg train` has it after its first run.
 
     python -m benchmarks solve [--purejaxrl PATH/ppo.py]     benchmarks/results/solve_cpu.json
     python -m benchmarks solve --quick                       outputs/benchmarks/solve_cpu.json, without peers
@@ -93,8 +93,12 @@ def main(arguments=None):
         budgets, trials, contenders = {}, {}, {}
         for name, (python, kind) in pythons.items():
             cached = Contender(f"{name}, cached", python, kind, folder)
-            tried = BUDGETS[name][:1] if options.quick else BUDGETS[name]
-            budgets[name], trials[name] = smallest_budget(cached, tried, 1 if options.quick else SEEDS)
+            if name in options.budgets:
+                budgets[name] = options.budgets[name]
+                cached.run(budgets[name], 1000)  # Fills the cache.
+            else:
+                tried = BUDGETS[name][:1] if options.quick else BUDGETS[name]
+                budgets[name], trials[name] = smallest_budget(cached, tried, 1 if options.quick else SEEDS)
             contenders[name] = Contender(name, python, kind, None)
             if name not in WITHOUT_JAX:
                 contenders[f"{name}, cached"] = cached
@@ -133,6 +137,7 @@ def parse(arguments):
     )
     add_options(parser)
     parser.add_argument("--gym-python", help="the same with stable-baselines3 and sbx-rl")
+    parser.add_argument("--budgets", type=json.loads, default={}, help='known from before: {"rejax": 200000, …}')
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 5)
     return options
