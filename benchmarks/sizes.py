@@ -66,7 +66,7 @@ def tables(most):
 
 def calls_for(row):
     """Enough to time small ones; the largest are long enough alone."""
-    return 20 if row["num_episodes"] <= 10_000 and row["width"] <= 64 else 3 if row["num_episodes"] <= 1_000_000 else 1
+    return 20 if row["num_episodes"] <= 10_000 and row["width"] <= 64 else 3 if row["num_episodes"] <= 100_000 else 1
 
 
 def measure(row, turns):
@@ -109,23 +109,26 @@ def main(arguments=None):
         prog="python -m benchmarks sizes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--most", type=common.positive, help="episodes (default 10,000,000; 1,000 with --quick)")
+    parser.add_argument("--tables", nargs="+", choices=("episodes", "chunks", "widths"))
+    parser.add_argument("--passes", type=common.positive, default=2, help="how often the rows are gone through")
     parser.add_argument("--quick", action="store_true", help="to see that it works")
     parser.add_argument("--out", help="the JSON file")
     options = parser.parse_args(arguments)
     options.most = options.most or (1_000 if options.quick else EPISODES[-1])
     rows = tables(options.most)
+    rows = {name: rows[name] for name in options.tables or rows}
     if options.quick:
         rows = {name: of_table[:1] for name, of_table in rows.items()}
     turns = {name: [[] for _ in of_table] for name, of_table in rows.items()}
     for name, of_table in rows.items():
-        for forth in (True,) if options.quick else (True, False):
-            for k in range(len(of_table)) if forth else reversed(range(len(of_table))):
+        for pass_ in range(1 if options.quick else options.passes):
+            for k in range(len(of_table)) if pass_ % 2 == 0 else reversed(range(len(of_table))):
                 common.note(f"{name}: {of_table[k]}")
                 measure(of_table[k], turns[name][k])
     result = {
         "question": __doc__.splitlines()[0],
         "machine": common.machine(),
-        "options": {"most": options.most, "quick": options.quick},
+        "options": {"most": options.most, "passes": options.passes, "quick": options.quick},
         "tables": {
             name: [summarize(row, found) for row, found in zip(rows[name], turns[name], strict=True)] for name in rows
         },
