@@ -64,7 +64,7 @@ def check_same(played, rows, final):
     for name in ("observation", "log_prob", "reward", "carry"):
         if getattr(rows, name) is not None:
             np.testing.assert_allclose(
-                getattr(played, name)[:-1], getattr(rows, name), rtol=1e-5, atol=1e-6, err_msg=name
+                getattr(played, name)[:-1], getattr(rows, name), rtol=1e-6, atol=1e-6, err_msg=name
             )
     assert played.terminated[-2] or played.truncated[-2]
     assert played.time[-1] == length
