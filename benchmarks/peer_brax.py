@@ -183,16 +183,14 @@ def played(policy, key, num_episodes=128):
     return jax.jit(jax.vmap(episode))(jax.random.split(key, num_episodes))
 
 
-def serve(kind, given):
+def start(kind, given):
     if kind == "brax_per_core":
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    turns = Turns(given)
-    answers = os.fdopen(os.dup(1), "w")  # What the libraries print goes to the other side's error output.
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        method, *arguments = json.loads(line)
-        print(json.dumps(getattr(turns, method)(*arguments)), file=answers, flush=True)
+    return Turns(given)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], json.loads(sys.argv[2]))
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    from peer_protocol import serve
+
+    serve(lambda: start(sys.argv[1], json.loads(sys.argv[2])))

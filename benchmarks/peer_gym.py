@@ -115,14 +115,8 @@ class Turns:
         return {"seconds": seconds, "returns": found}
 
 
-def serve(kind, given):
-    turns = Turns(kind, given)
-    answers = os.fdopen(os.dup(1), "w")  # What the libraries print goes to the other side's error output.
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        method, *arguments = json.loads(line)
-        print(json.dumps(getattr(turns, method)(*arguments)), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    serve(sys.argv[1], json.loads(sys.argv[2]))
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    from peer_protocol import serve
+
+    serve(lambda: Turns(sys.argv[1], json.loads(sys.argv[2])))

@@ -169,15 +169,12 @@ class Turns:
         return {"seconds": seconds, "returns": jnp.mean(played, axis=1).tolist()}
 
 
-def serve(kind, given):
-    peer = Rejax(given) if kind == "rejax" else SingleFile(kind, given)
-    turns = Turns(peer)
-    answers = os.fdopen(os.dup(1), "w")  # What the libraries print goes to the other side's error output.
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        method, *arguments = json.loads(line)
-        print(json.dumps(getattr(turns, method)(*arguments)), file=answers, flush=True)
+def start(kind, given):
+    return Turns(Rejax(given) if kind == "rejax" else SingleFile(kind, given))
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], json.loads(sys.argv[2]))
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    from peer_protocol import serve
+
+    serve(lambda: start(sys.argv[1], json.loads(sys.argv[2])))

@@ -129,14 +129,8 @@ def push(state, action):
     return torch.stack(after, 1)
 
 
-def serve(given):
-    turns = Turns(given)
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        method, *arguments = json.loads(line)
-        print(json.dumps(getattr(turns, method)(*arguments)), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    serve(json.loads(sys.argv[2]))
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    from peer_protocol import serve
+
+    serve(lambda: Turns(json.loads(sys.argv[2])))

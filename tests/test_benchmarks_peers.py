@@ -146,7 +146,7 @@ def test_jobs_name_peers_that_there_are():
     assert set(report.JOBS) == set(ppo.JOBS)
     assert set(ppo.PEERS) <= set(report.PLAYERS) and set(report.PACKAGES) <= set(ppo.PEERS)
     assert {peer for job in ppo.JOBS.values() for peer in job["peers"]} == set(ppo.PEERS)
-    assert {group for group, _ in ppo.PEERS.values()} == set(peers.GROUPS)
+    assert {group for group, _ in ppo.PEERS.values()} | {"torch"} == set(peers.GROUPS)  # PyTorch: `gradient`.
     assert all((peers.HERE / group.script).exists() for group in peers.GROUPS.values())
     for job in ppo.JOBS.values():
         assert ppo.segment(job) % job["num_minibatches"] == 0 == job["num_envs"] % job["num_minibatches"]
