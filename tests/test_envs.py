@@ -10,8 +10,8 @@ import pytest
 
 import jaxpg
 from jaxpg import envs
-from jaxpg.envs import registry, spaces
-from jaxpg.envs._gymnax_dtypes import x64_may_be_off_in_a_part
+from jaxpg.envs import _gymnax_make, spaces
+from jaxpg.envs._adapted import x64_may_be_off_in_a_part
 from jaxpg.envs.check import check_structure
 
 ALL = envs.available()
@@ -346,16 +346,16 @@ def test_equal_arguments_give_the_same_environment():
 def test_an_environment_made_before_is_found_at_once(monkeypatch):
     names = ["FourRooms-misc", "DeepSea-bsuite"]
     before = [jaxpg.make(name) for name in names] + [jaxpg.make("FourRooms-misc", fail_prob=0.1)]
-    monkeypatch.setattr(registry, "_built", None)  # Building anything now fails.
+    monkeypatch.setattr(_gymnax_make, "_built", None)  # Building anything now fails.
     assert before == [jaxpg.make(name) for name in names] + [jaxpg.make("FourRooms-misc", fail_prob=0.1)]
 
 
 def test_traced_environments_are_not_kept():
-    kept = dict(registry._environments)
+    kept = dict(_gymnax_make._environments)
     with jax.checking_leaks():
         jax.jit(lambda g: first_step(jaxpg.make("CartPole-v1", gravity=g)))(9.0)
         jax.vmap(lambda g: check_structure(jaxpg.make("CartPole-v1", gravity=g)) and g)(jnp.ones(2))
-    assert registry._environments == kept
+    assert _gymnax_make._environments == kept
 
 
 def test_the_first_environment_may_be_made_inside_a_trace(run_in_subprocess):

@@ -44,6 +44,8 @@ class Environment:
       max_steps: the episode limit. The rollout truncates an episode at its `max_steps`-th step if `step` has not
         ended it before. None where there is no limit; then whatever plays whole episodes refuses the environment.
       name: for messages, plots and files.
+      render: state -> picture, a uint8 array [height, width, 3]; called on the host, outside `jit`. None where there is
+        none; then `jaxpg.render_episode` draws what it can from the observations.
 
     The state may be any pytree of arrays whose shapes and dtypes stay the same from step to step.
     """
@@ -54,6 +56,7 @@ class Environment:
     action_space: Space
     max_steps: int | None = None
     name: str = "environment"
+    render: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         _check.callable_("reset", self.reset, "key -> (state, observation)")
@@ -61,6 +64,7 @@ class Environment:
         check_space("observation_space", self.observation_space)
         check_space("action_space", self.action_space)
         object.__setattr__(self, "max_steps", _check.optional(_check.count, "max_steps", self.max_steps))
+        _check.optional(_check.callable_, "render", self.render, "state -> picture")
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a string; got {type(self.name).__name__}")
 

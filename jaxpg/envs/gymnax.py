@@ -11,18 +11,18 @@ state has one dtype in reset and step; a bound at the largest float is written a
 itself at the step of its time limit, `terminated` and `truncated` are both true: the value of what follows is 0.
 """
 
+import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
-from jaxpg.envs._gymnax_dtypes import strong, typed_functions
+from jaxpg.envs._adapted import adapted, narrowed
 from jaxpg.envs._gymnax_spaces import converted_space
-from jaxpg.envs.base import Environment, Timestep
-from jaxpg.envs.spaces import is_leaf
+from jaxpg.envs.base import Environment
 
 __all__ = ["from_gymnax"]
 
@@ -54,35 +54,35 @@ def from_gymnax(
         params, limit = _with_limit(params, max_steps)
         observation_space = converted_space(gymnax_env.observation_space, params)
         action_space = converted_space(gymnax_env.action_space, params)
-    typed_reset, typed_step = typed_functions(name, gymnax_env, params, action_space)
-    reward_dtype = jnp.result_type(float)
 
-    def in_space(observation: Any) -> Any:
-        return jax.tree.map(
-            lambda space, leaf: strong(leaf, space.dtype), observation_space, observation, is_leaf=is_leaf
-        )
+    def functions(narrow: bool) -> tuple[Callable, Callable]:
+        return _functions(gymnax_env, params, narrow)
 
-    def reset(key: jax.Array) -> tuple[Any, Any]:
-        state, observation = typed_reset(key)
-        return state, in_space(observation)
-
-    def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, Timestep]:
-        state, observation, reward, terminated, truncated = typed_step(key, state, action)
-        return state, Timestep(
-            observation=in_space(observation),
-            reward=strong(reward, reward_dtype),
-            terminated=strong(terminated, jnp.bool_),
-            truncated=strong(truncated, jnp.bool_),
-        )
-
-    return Environment(
-        reset=reset,
-        step=step,
+    return adapted(
+        name,
+        functions,
         observation_space=observation_space,
         action_space=action_space,
         max_steps=limit,
-        name=name,
     )
+
+
+def _functions(gymnax_env: Any, params: Any, narrow: bool) -> tuple[Callable, Callable]:
+    if narrow:
+        gymnax_env, params = copy.copy(gymnax_env), jax.tree.map(narrowed, params)
+        with jax.ensure_compile_time_eval():
+            for attribute, value in vars(gymnax_env).items():
+                setattr(gymnax_env, attribute, narrowed(value))
+
+    def reset(key: jax.Array) -> tuple[Any, Any]:
+        observation, state = gymnax_env.reset_env(key, params)
+        return state, observation
+
+    def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        observation, state, reward, terminated, _ = gymnax_env.step_env(key, state, action, params)
+        return state, observation, reward, terminated, gymnax_env.is_truncated(state, params)
+
+    return reset, step
 
 
 def _check_interface(gymnax_env: Any, gymnax_params: Any) -> None:

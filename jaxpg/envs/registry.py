@@ -1,65 +1,83 @@
-"""`make`: an environment by its name, with its parameters by keyword."""
+"""`make`: an environment by its name, of any suite, with its parameters by keyword."""
 
-import dataclasses
-import functools
-import inspect
-import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxpg import _check
-from jaxpg.envs._gymnax_corrections import corrected_bounds, corrected_rules
-from jaxpg.envs._later import imported_later
+from jaxpg.envs import _gymnax_make
 from jaxpg.envs.base import Environment
-from jaxpg.envs.gymnax import from_gymnax
 
-__all__ = ["available", "make"]
+__all__ = ["SUITES", "Suite", "available", "make", "suite_module"]
 
-# Kept here so that `available()` need not import gymnax, which takes seconds.
-_GYMNAX = (
-    "CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0",
-    "Asterix-MinAtar", "Breakout-MinAtar", "Freeway-MinAtar", "Seaquest-MinAtar", "SpaceInvaders-MinAtar",
-    "Catch-bsuite", "DeepSea-bsuite", "MemoryChain-bsuite", "UmbrellaChain-bsuite", "DiscountingChain-bsuite",
-    "SimpleBandit-bsuite",
-    "FourRooms-misc", "MetaMaze-misc", "PointRobot-misc", "BernoulliBandit-misc", "GaussianBandit-misc",
-    "Reacher-misc", "Swimmer-misc", "Pong-misc", "FrozenLake-misc",
-)  # fmt: skip
-_REFUSED = {
-    "MNISTBandit-bsuite": "it downloads its images when it is built; build it with gymnax.make and pass it "
-    "through jaxpg.envs.from_gymnax"
-}
-_LIMIT = "max_steps_in_episode"
 
-# Parameters that are functions of others: given a pole's length alone, its mass times length follows.
-_DERIVED: Mapping[str, Mapping[str, tuple[tuple[str, ...], Callable[..., Any]]]] = {
-    "CartPole-v1": {
-        "total_mass": (("masscart", "masspole"), lambda masscart, masspole: masscart + masspole),
-        "polemass_length": (("masspole", "length"), lambda masspole, length: masspole * length),
-    },
+class Suite(NamedTuple):
+    """A library of environments.
+
+    Fields:
+      module: its adapter, which has `available()`, the names, and `make(name, max_steps, parameters)`.
+      package: what must be importable for it.
+      extra: what `pip install "jaxpg[…]"` calls it.
+    """
+
+    module: str
+    package: str
+    extra: str
+
+    @property
+    def is_installed(self) -> bool:
+        return importlib.util.find_spec(self.package) is not None
+
+
+# An adapter is imported when it is asked for: some of these libraries take seconds to import.
+SUITES: Mapping[str, Suite] = {
+    "gymnax": Suite("jaxpg.envs._gymnax_make", "gymnax", ""),
+    "brax": Suite("jaxpg.envs.brax", "brax", "brax"),
+    "craftax": Suite("jaxpg.envs.craftax", "craftax", "craftax"),
+    "jumanji": Suite("jaxpg.envs.jumanji", "jumanji", "jumanji"),
+    "mujoco_playground": Suite("jaxpg.envs.mujoco_playground", "mujoco_playground", "mujoco-playground"),
+    "navix": Suite("jaxpg.envs.navix", "navix", "navix"),
+    "pgx": Suite("jaxpg.envs.pgx", "pgx", "pgx"),
+    "xminigrid": Suite("jaxpg.envs.xminigrid", "xminigrid", "xminigrid"),
 }
 
 _environments: dict[Any, Environment] = {}
 _MAX_KEPT = 256
 
 
-def available() -> list[str]:
-    """The names `make` knows. Names registered with gymnax at run time appear once gymnax has been imported."""
-    return list(_GYMNAX) + [name for name in _registered_at_run_time() if name not in _GYMNAX]
+def available(suite: str | None = None) -> list[str]:
+    """The names that `make` knows: gymnax's, or "suite/name" of another suite, or of all that are installed ("all").
+
+    gymnax's need no import and have no prefix; names registered with gymnax at run time appear once gymnax has been
+    imported. Other suites are imported to see what they have.
+
+    Raises:
+      ValueError: an unknown suite.
+      ImportError: a suite that is not installed; the message has the line that installs it.
+    """
+    if suite is None or suite == "gymnax":
+        return _gymnax_make.available()
+    if suite == "all":
+        return [name for each, facts in SUITES.items() if facts.is_installed for name in available(each)]
+    module = suite_module(_check.named("suite", suite, ["all", *SUITES]))
+    return [f"{suite}/{name}" for name in module.available()]
 
 
 def make(name: str, *, max_steps: int | None = None, **parameters: Any) -> Environment:
-    """An environment by name: `make("CartPole-v1")`, `make("Pendulum-v1", max_steps=100, g=9.8)`.
+    """An environment by name: `make("CartPole-v1")`, `make("Pendulum-v1", max_steps=100, g=9.8)`, `make("brax/ant")`.
 
     Args:
-      name: a name from `available()`, or "suite/name": "gymnax/CartPole-v1".
+      name: a name from `available()`, or "suite/name": "gymnax/CartPole-v1", "jumanji/Snake-v1". What each suite
+        offers, and how it is adapted: docs/environments.md.
       max_steps: the episode limit in place of the environment's own.
-      parameters: the environment's parameters (for gymnax: the fields of its `default_params`, which may be traced
-        scalars, and the arguments of its constructor, which may not). CartPole's `total_mass` and `polemass_length`
-        follow from the masses and the length unless they are given.
+      parameters: the environment's parameters. For gymnax: the fields of its `default_params`, which may be traced
+        scalars, and the arguments of its constructor, which may not; CartPole's `total_mass` and `polemass_length`
+        follow from the masses and the length unless they are given. For other suites: the arguments of its own
+        constructor.
 
     Equal concrete arguments give the same object, so that compiled functions are found again.
 
@@ -69,172 +87,46 @@ def make(name: str, *, max_steps: int | None = None, **parameters: Any) -> Envir
     Raises:
       ValueError: an unknown name or parameter (the message has the nearest right one), or a value out of range.
       TypeError: a value of the wrong type, or a traced value where a concrete one is needed.
+      ImportError: a suite that is not installed; the message has the line that installs it.
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a string such as 'CartPole-v1'; got {type(name).__name__} ({name!r})")
     max_steps = _check.optional(_check.count, "max_steps", max_steps)
-    suite, _, inner = name.rpartition("/")
-    if suite not in ("", *_SUITES):
+    suite, _, inner = name.partition("/") if "/" in name else ("gymnax", "", name)
+    if suite not in SUITES:
         raise ValueError(
             f"name must be one of jaxpg.envs.available() or 'suite/name' with a suite among "
-            f"{', '.join(map(repr, _SUITES))}; got {name!r}"
-            f"{_check.nearest(inner, available()) or _check.nearest(suite, _SUITES)}"
+            f"{', '.join(map(repr, SUITES))}; got {name!r}"
+            f"{_check.nearest(inner, available()) or _check.nearest(suite, SUITES)}"
         )
-    return _SUITES[suite or "gymnax"](inner, max_steps, parameters)
-
-
-def _make_gymnax(name: str, max_steps: int | None, parameters: dict[str, Any]) -> Environment:
-    _check_gymnax_name(name)
-    prototype, defaults = _prototype(name, jnp.result_type(float))
-    fields = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
-    arguments = [
-        p.name
-        for p in inspect.signature(type(prototype)).parameters.values()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    _check_parameter_names(name, parameters, [*fields, *arguments])
-
-    built_with = {
-        key: _constructor_argument(f"{name}: {key}", value) for key, value in parameters.items() if key in arguments
-    }
-    given = {
-        key: _parameter(f"{name}: {key}", value, fields[key]) for key, value in parameters.items() if key in fields
-    }
-    key = _cache_key(name, max_steps, built_with, given)
+    module = suite_module(suite)
+    if suite == "gymnax":
+        return module.make(inner, max_steps, parameters)  # It keeps what it made by values, some of them arrays.
+    _check.named("name", name, [f"{suite}/{each}" for each in module.available()])
+    key = _cache_key(name, max_steps, parameters)
     if key in _environments:
         return _environments[key]
-
-    environment, defaults = _built(name, built_with) if built_with else (prototype, defaults)
-    given |= _derived(name, given, fields)
-    with jax.ensure_compile_time_eval():
-        values = {
-            field: jnp.asarray(value) if isinstance(value, np.ndarray) else value for field, value in given.items()
-        }
-    result = from_gymnax(environment, dataclasses.replace(defaults, **values), max_steps=max_steps, name=name)
-    result = dataclasses.replace(result, observation_space=corrected_bounds(name, result.observation_space))
+    environment = module.make(inner, max_steps, parameters)
     if key is not None:
         while len(_environments) >= _MAX_KEPT:
             _environments.pop(next(iter(_environments)))
-        _environments[key] = result
-    return result
+        _environments[key] = environment
+    return environment
 
 
-_SUITES: Mapping[str, Callable[[str, int | None, dict[str, Any]], Environment]] = {"gymnax": _make_gymnax}
+def suite_module(suite: str) -> ModuleType:
+    """The adapter of a suite, or an ImportError with the line that installs what it needs."""
+    facts = SUITES[suite]
+    if not facts.is_installed:
+        raise ImportError(f'the environments of {suite} need it: pip install "jaxpg[{facts.extra}]"')
+    return importlib.import_module(facts.module)
 
 
-def _registered_at_run_time() -> list[str]:
-    registered = getattr(sys.modules.get("gymnax"), "registered_envs", ())
-    return [name for name in registered if name not in _REFUSED]
-
-
-def _check_gymnax_name(name: str) -> None:
-    if name in _GYMNAX:
-        return
-    if name in _REFUSED:
-        raise ValueError(f"name {name!r} is not offered: {_REFUSED[name]}")
-    _import_gymnax()  # It may know more: a newer version, or one registered at run time.
-    _check.named("name", name, available())
-
-
-def _check_parameter_names(name: str, parameters: Mapping[str, Any], known: list[str]) -> None:
-    if _LIMIT in parameters:
-        raise ValueError(f"{name}: the episode limit is set by max_steps, not by {_LIMIT}")
-    known = [parameter for parameter in known if parameter != _LIMIT]
-    for parameter in parameters:
-        if parameter not in known:
-            raise ValueError(
-                f"{name} has no parameter {parameter!r}; it has {', '.join(known) or 'none'}"
-                f"{_check.nearest(parameter, known)}"
-            )
-
-
-def _import_gymnax() -> Any:
-    """gymnax, whose modules make arrays when imported: inside a trace those would be tracers, and stay."""
-    # Two thirds of the time of the import are those of what three of its environments draw with.
-    with jax.ensure_compile_time_eval(), imported_later("seaborn", "matplotlib.pyplot"):
-        import gymnax
-    return gymnax
-
-
-@functools.cache
-def _prototype(name: str, float_dtype: Any) -> tuple[Any, Any]:
-    """The environment with the constructor's defaults; one for each float dtype, since its arrays follow x64."""
-    del float_dtype
-    return _built(name, {})
-
-
-def _built(name: str, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
-    """gymnax's environment, with gymnasium's rules, and its default parameters."""
-    gymnax = _import_gymnax()
-    with jax.ensure_compile_time_eval():
-        try:
-            environment, _ = gymnax.make(name, **arguments)
-        except (AssertionError, TypeError, ValueError) as error:
-            given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-            raise ValueError(f"{name} cannot be built with {given}: {error or type(error).__name__}") from error
-        environment = corrected_rules(name, environment)
-        return environment, environment.default_params
-
-
-def _constructor_argument(argument: str, value: Any) -> Any:
-    if any(not _check.is_concrete(leaf) for leaf in jax.tree.leaves(value)):
-        raise TypeError(f"{argument} fixes the environment's structure and cannot be traced; got {value}")
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _parameter(argument: str, value: Any, default: Any) -> Any:
-    """`value` in the type of the parameter's default; a traced scalar in the default dtype of that kind."""
-    if isinstance(default, bool):
-        return _flag(argument, value)
-    if isinstance(default, int):
-        return _integer(argument, value)
-    if isinstance(default, float):
-        value = _check.number(argument, value)
-        return float(value) if _check.is_concrete(value) else value.astype(jnp.result_type(float))
-    if not _check.is_concrete(value):
-        return value.astype(default.dtype)
-    array = np.asarray(value)
-    if array.ndim != default.ndim or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        raise ValueError(f"{argument} must be finite numbers of shape {default.shape}; got {value!r}")
-    return array.astype(default.dtype)
-
-
-def _flag(argument: str, value: Any) -> Any:
-    if not _check.is_concrete(value) and value.shape == () and value.dtype == jnp.bool_:
-        return value
-    if not _check.is_concrete(value) or np.asarray(value).shape != () or np.asarray(value).dtype.kind != "b":
-        raise TypeError(f"{argument} must be True or False; got {type(value).__name__} ({value!r})")
-    return bool(value)
-
-
-def _integer(argument: str, value: Any) -> Any:
-    value = _check.number(argument, value)
-    kind = value.dtype.kind if not _check.is_concrete(value) else np.asarray(value).dtype.kind
-    if kind not in "iu":
-        raise TypeError(f"{argument} must be an integer; got {type(value).__name__} ({value!r})")
-    return int(value) if _check.is_concrete(value) else value.astype(jnp.result_type(int))
-
-
-def _derived(name: str, given: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What follows from `given` for parameters that are functions of others and were not given themselves."""
-    values = {**fields, **given}
-    return {
-        derived: function(*(values[source] for source in sources))
-        for derived, (sources, function) in _DERIVED.get(name, {}).items()
-        if derived not in given and any(source in given for source in sources)
-    }
-
-
-def _cache_key(name: str, max_steps: int | None, built_with: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-    """What the environment depends on, or None where that holds traced or unhashable values."""
-    if any(not _check.is_concrete(value) for value in given.values()):
-        return None
-    frozen = tuple(
-        sorted((field, value.tobytes() if isinstance(value, np.ndarray) else value) for field, value in given.items())
-    )
+def _cache_key(name: str, max_steps: int | None, parameters: Mapping[str, Any]) -> Any:
+    """What the environment depends on, or None where that has no hash."""
     # 1, 1.0 and True are equal but mean different things to a constructor.
-    arguments = tuple(sorted((field, type(value).__name__, value) for field, value in built_with.items()))
-    key = (name, max_steps, frozen, arguments, jnp.result_type(float))
+    given = tuple(sorted((field, type(value).__name__, value) for field, value in parameters.items()))
+    key = (name, max_steps, given, jnp.result_type(float))
     try:
         hash(key)
     except TypeError:

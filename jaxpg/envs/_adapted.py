@@ -1,14 +1,13 @@
-"""gymnax's reset and step with one strong dtype for each leaf of the state, in 32 bits and under x64.
+"""An `Environment` from a suite's functions: one strong dtype for each leaf of the state, in 32 bits and under x64.
 
-A gymnax state may leave reset with a Python zero and step with an array: weakly typed first, strongly after, which
+A suite's state may leave reset with a Python zero and step with an array: weakly typed first, strongly after, which
 would compile a jitted step twice and fail in `lax.scan`. And under x64 some environments cannot be traced, since
-`lax.select` wants equal dtypes (Freeway, MetaMaze, GaussianBandit, DiscountingChain), or write 64-bit numbers into
-32-bit arrays, which JAX will refuse (Seaquest, UmbrellaChain): those are played in 32 bits there. Old versions of jax
-(0.7) cannot mix the two, and the first four are refused.
+`lax.select` wants equal dtypes (gymnax's Freeway, MetaMaze, GaussianBandit, DiscountingChain), or write 64-bit numbers
+into 32-bit arrays, which JAX will refuse (Seaquest, UmbrellaChain): those are played in 32 bits there. Old versions of
+jax (0.7) cannot mix the two, and the first four are refused.
 """
 
 import contextlib
-import copy
 import functools
 import importlib
 import math
@@ -19,9 +18,62 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpg.envs.base import Environment, Timestep
 from jaxpg.envs.spaces import Space, is_leaf, shape_dtype
 
-__all__ = ["strong", "typed_functions"]
+__all__ = ["adapted", "narrowed", "strong"]
+
+# The functions of a suite, for x64 off (True) or as it is (False):
+#   reset: key -> (state, observation),
+#   step: (key, state, action) -> (state, observation, reward, terminated, truncated).
+Functions = Callable[[bool], tuple[Callable, Callable]]
+
+
+def adapted(
+    name: str,
+    functions: Functions,
+    *,
+    observation_space: Space,
+    action_space: Space,
+    max_steps: int | None,
+    render: Callable[[Any], Any] | None = None,
+) -> Environment:
+    """An `Environment` that plays what `functions(narrow)` gives, in the dtypes of its spaces.
+
+    Actions are checked against the action space's shape and kind and get its dtype; observations get the dtypes of
+    their space, rewards the default float dtype, flags are booleans, and the state keeps its dtypes. Under x64 the
+    suite is played in 32 bits, `functions(True)`, where it cannot be traced otherwise.
+    """
+    typed_reset, typed_step = _typed_functions(name, functions, action_space)
+    reward_dtype = jnp.result_type(float)
+
+    def in_space(observation: Any) -> Any:
+        return jax.tree.map(
+            lambda space, leaf: strong(leaf, space.dtype), observation_space, observation, is_leaf=is_leaf
+        )
+
+    def reset(key: jax.Array) -> tuple[Any, Any]:
+        state, observation = typed_reset(key)
+        return state, in_space(observation)
+
+    def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, Timestep]:
+        state, observation, reward, terminated, truncated = typed_step(key, state, action)
+        return state, Timestep(
+            observation=in_space(observation),
+            reward=strong(reward, reward_dtype),
+            terminated=strong(terminated, jnp.bool_),
+            truncated=strong(truncated, jnp.bool_),
+        )
+
+    return Environment(
+        reset=reset,
+        step=step,
+        observation_space=observation_space,
+        action_space=action_space,
+        max_steps=max_steps,
+        name=name,
+        render=render,
+    )
 
 
 def strong(value: Any, dtype: Any) -> jax.Array:
@@ -29,18 +81,16 @@ def strong(value: Any, dtype: Any) -> jax.Array:
     return jax.lax.convert_element_type(jnp.asarray(value), dtype)
 
 
-def typed_functions(name: str, gymnax_env: Any, params: Any, action_space: Space) -> tuple[Callable, Callable]:
-    """gymnax's functions, under x64 in 32 bits where they cannot be traced otherwise.
+def _typed_functions(name: str, functions: Functions, action_space: Space) -> tuple[Callable, Callable]:
+    """The suite's functions, under x64 in 32 bits where they cannot be traced otherwise.
 
-    Returns:
-      reset: key -> (state, observation), step: (key, state, action) -> (state, observation, reward, terminated,
-      truncated), where the state has the same strong dtypes from both and the rest is as gymnax gives it.
+    The state has the same strong dtypes from both; the rest is as the suite gives it.
     """
     x64 = jnp.result_type(float) == jnp.float64
     can_narrow = x64 and x64_may_be_off_in_a_part()
     failure: Exception | None = None
     for narrow in (False, True) if can_narrow else (False,):
-        reset, step = _functions(name, gymnax_env, params, action_space, narrow)
+        reset, step = _functions(name, functions, action_space, narrow)
         try:
             with warnings.catch_warnings():  # Of numbers that are cut to fit into a narrower array.
                 warnings.simplefilter("error" if can_narrow else "ignore", FutureWarning)
@@ -52,7 +102,7 @@ def typed_functions(name: str, gymnax_env: Any, params: Any, action_space: Space
             continue
         return _with_state_dtypes(reset, step, dtypes)
     hint = f" (under x64; jax {jax.__version__} cannot play it in 32 bits there)" if x64 and not can_narrow else ""
-    raise TypeError(f"{name} cannot be traced{hint}; its reset_env or step_env failed with: {failure}") from failure
+    raise TypeError(f"{name} cannot be traced{hint}; its functions failed with: {failure}") from failure
 
 
 @functools.cache
@@ -73,13 +123,9 @@ def x64_may_be_off_in_a_part() -> bool:
     return True
 
 
-def _functions(name: str, gymnax_env: Any, params: Any, action_space: Space, narrow: bool) -> tuple[Callable, Callable]:
-    """gymnax's functions, played in 32 bits if `narrow`."""
-    if narrow:
-        gymnax_env, params = copy.copy(gymnax_env), jax.tree.map(_narrow, params)
-        with jax.ensure_compile_time_eval():
-            for attribute, value in vars(gymnax_env).items():
-                setattr(gymnax_env, attribute, _narrow(value))
+def _functions(name: str, functions: Functions, action_space: Space, narrow: bool) -> tuple[Callable, Callable]:
+    """The suite's functions with checked actions, played in 32 bits if `narrow`."""
+    suite_reset, suite_step = functions(narrow)
     floating = jnp.float32 if narrow else jnp.result_type(float)
 
     def as_expected(space: Any, action: Any) -> jax.Array:
@@ -94,15 +140,12 @@ def _functions(name: str, gymnax_env: Any, params: Any, action_space: Space, nar
 
     def reset(key: jax.Array) -> tuple[Any, Any]:
         with _x64_off(narrow):
-            observation, state = gymnax_env.reset_env(key, params)
-            return jax.tree.map(jnp.asarray, (state, observation))
+            return jax.tree.map(jnp.asarray, tuple(suite_reset(key)))
 
     def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, Any, Any, Any, Any]:
         with _x64_off(narrow):
             action = jax.tree.map(as_expected, action_space, action, is_leaf=is_leaf)
-            observation, state, reward, terminated, _ = gymnax_env.step_env(key, state, action, params)
-            truncated = gymnax_env.is_truncated(state, params)
-            return jax.tree.map(jnp.asarray, (state, observation, reward, terminated, truncated))
+            return jax.tree.map(jnp.asarray, tuple(suite_step(key, state, action)))
 
     return reset, step
 
@@ -144,24 +187,24 @@ def _with_state_dtypes(reset: Callable, step: Callable, dtypes: Any) -> tuple[Ca
 
 
 class _StateError(TypeError):
-    """The state of a gymnax environment changes its structure or a shape from reset to step."""
+    """The state of an environment changes its structure or a shape from reset to step."""
 
 
 def _check_same_shapes(name: str, first: Any, after: Any) -> None:
     if jax.tree.structure(first) != jax.tree.structure(after):
         raise _StateError(
-            f"{name}: the state must keep its structure; reset_env gives {jax.tree.structure(first)}, "
-            f"step_env gives {jax.tree.structure(after)}"
+            f"{name}: the state must keep its structure; reset gives {jax.tree.structure(first)}, "
+            f"step gives {jax.tree.structure(after)}"
         )
     for (path, before), leaf in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(after), strict=True):
         if before.shape != leaf.shape:
             raise _StateError(
                 f"{name}: the state must keep its shapes; state{jax.tree_util.keystr(path)} has shape "
-                f"{before.shape} after reset_env and {leaf.shape} after step_env"
+                f"{before.shape} after reset and {leaf.shape} after step"
             )
 
 
-def _narrow(value: Any) -> Any:
+def narrowed(value: Any) -> Any:
     """A 64-bit array as a 32-bit one; anything else as it is."""
     narrower = {"float64": jnp.float32, "int64": jnp.int32}
     if not isinstance(value, jax.Array) or jnp.issubdtype(value.dtype, jax.dtypes.extended):
