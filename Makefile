@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/installed
 DEV := $(VENV)/installed-dev
 NOTEBOOKS := $(VENV)/installed-notebooks
+SUITES := $(VENV)/installed-suites
 NOTEBOOK_FILES = $(wildcard notebooks/*.ipynb)
 
 # Most of the tests' time is compilation. Those that learn run what users run, as the demo and the notebooks do.
@@ -20,7 +21,7 @@ QUICK_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow test-all lint types format bench bench-check notebooks docs clean FORCE
+.PHONY: help install demo test test-slow test-suites test-all lint types format bench bench-check notebooks docs clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -40,7 +41,10 @@ test-slow: $(DEV) ## run the slow tests
 		-m "slow and not learning" $(ARGS) || [ $$? -eq 5 ] # 5: there are none
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m learning $(ARGS) || [ $$? -eq 5 ]
 
-test-all: test notebooks test-slow ## run every test and notebook
+test-suites: $(DEV) $(SUITES) ## install every suite of environments, and test their adapters
+	XLA_FLAGS="$(QUICK_COMPILE) $$XLA_FLAGS" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/suites $(ARGS)
+
+test-all: test notebooks test-slow test-suites ## run every test and notebook
 
 lint: $(DEV) ## check style (ruff) and types (pyright)
 	$(BIN)/ruff check .
@@ -104,7 +108,7 @@ $(RUNTIME): $(VENV)/made pyproject.toml constraints.txt
 	@$(PIP_INSTALL) -e .
 	@touch $@
 
-$(DEV) $(NOTEBOOKS): $(VENV)/installed-%: $(VENV)/made pyproject.toml constraints.txt
+$(DEV) $(NOTEBOOKS) $(SUITES): $(VENV)/installed-%: $(VENV)/made pyproject.toml constraints.txt
 	@echo "Installing jaxpg[$*] into $(VENV) (the first time takes a minute or two)"
 	@$(PIP_INSTALL) -e '.[$*]'
 	@touch $(RUNTIME) $@

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from jaxpg.envs import Box, Discrete, Environment, MultiDiscrete, Timestep, make
     from jaxpg.fitting import fit_value
     from jaxpg.gradient import GradientEstimate, policy_gradient
+    from jaxpg.gymnasium_evaluation import evaluate_gymnasium
     from jaxpg.landscape import return_landscape
     from jaxpg.natural import natural_gradient
     from jaxpg.policies import Critic, Policy
@@ -79,6 +80,7 @@ _HOMES = {
     "a2c": "jaxpg.algorithms.a2c",
     "compare": "jaxpg.comparison",
     "evaluate": "jaxpg.training.evaluate",
+    "evaluate_gymnasium": "jaxpg.gymnasium_evaluation",
     "fit_value": "jaxpg.fitting",
     "gradient_from": "jaxpg.stored",
     "impala": "jaxpg.algorithms.impala",
@@ -146,6 +148,7 @@ __all__ = [
     "dice",
     "envs",
     "evaluate",
+    "evaluate_gymnasium",
     "exact",
     "fit_value",
     "fitting",

@@ -1,7 +1,8 @@
 """Pictures of a policy at play: one whole episode as a GIF.
 
-The classic-control environments have drawings of their own (`jaxpg.render_classic`); observations that are grids, as
-MinAtar's, are drawn cell by cell (`jaxpg.render_grid`); for others pass a function that draws a frame.
+An environment's own `render` draws its states. Without one, the classic-control environments have drawings here
+(`jaxpg.render_classic`), and observations that are grids, as MinAtar's, are drawn cell by cell (`jaxpg.render_grid`);
+for others pass a function that draws a frame.
 """
 
 import pathlib
@@ -18,7 +19,7 @@ from jaxpg.envs.base import Environment
 from jaxpg.policies.base import Policy, check_environment
 from jaxpg.render_grid import grid_drawing
 
-__all__ = ["Frame", "can_render", "play_episode", "render_episode"]
+__all__ = ["Frame", "can_render", "drawing", "play_episode", "render_episode"]
 
 # Drawing, and seconds of one step (CartPole and Pendulum run in real time).
 _CLASSIC = {
@@ -51,7 +52,8 @@ class Frame(NamedTuple):
 
 def can_render(env: Environment) -> bool:
     """Whether `render_episode` has a drawing for the environment."""
-    return env.name in _CLASSIC or grid_drawing(check_environment(env).observation_space) is not None
+    has_its_own = check_environment(env).render is not None or env.name in _CLASSIC
+    return has_its_own or grid_drawing(env.observation_space) is not None
 
 
 def play_episode(
@@ -116,7 +118,7 @@ def render_episode(
       path: where to write; missing folders are made.
       max_frames: a longer episode is shown by every second step, every third, …, and its end.
       draw: (Frame) -> a PIL image, or an array [height, width, 3] of uint8, the same size for all frames; None for
-        jaxpg's own drawings.
+        the environment's `render`, or jaxpg's own drawings.
     Returns:
       The path.
     Raises:
@@ -124,7 +126,7 @@ def render_episode(
     """
     max_frames = _check.count("max_frames", max_frames, 2)
     _check.optional(_check.callable_, "draw", draw, "(Frame) -> image")
-    paint, seconds = (draw, _STEP_SECONDS) if draw is not None else _drawing(check_environment(env))
+    paint, seconds = (draw, _STEP_SECONDS) if draw is not None else drawing(check_environment(env))
     frames = play_episode(env, policy, params, key, episode=episode, deterministic=deterministic)
     stride = -(-(len(frames) - 1) // (max_frames - 1))
     shown = frames[:-1:stride] + frames[-1:]
@@ -146,8 +148,15 @@ def _to_numpy(leaf: jax.Array) -> Any:
     return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
 
 
-def _drawing(env: Environment) -> tuple[Callable[[Frame], Any], float]:
-    """The environment's drawing with a headline, and the seconds of a step."""
+def drawing(env: Environment) -> tuple[Callable[[Frame], Any], float]:
+    """How an environment is drawn, (Frame) -> picture (ours with a headline), and the seconds of a step.
+
+    Raises:
+      ValueError: no drawing is known for it.
+    """
+    if env.render is not None:
+        render = env.render
+        return lambda frame: render(frame.state), _STEP_SECONDS
     paint, seconds = _CLASSIC.get(env.name, (None, _STEP_SECONDS))
     paint = paint or grid_drawing(env.observation_space)
     if paint is None:

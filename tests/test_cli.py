@@ -31,6 +31,7 @@ from jaxpg.cli.plot import read_curves
 from jaxpg.cli.report import interquartile_mean
 from jaxpg.cli.run_folder import RunFolder, as_json
 from jaxpg.cli.train import settings_of
+from jaxpg.envs import registry
 from jaxpg.training.checkpoints import load_best
 from jaxpg.training.evaluate import Evaluation
 
@@ -503,6 +504,57 @@ def test_envs_lists_all(says):
     for name in jaxpg.envs.available():
         assert re.search(rf"^ *{re.escape(name)} ", text, re.MULTILINE), name
     assert re.search(r"Pendulum-v1 +Box\(…, …, \(3,\), float32\) +Box\(-2, 2, \(1,\), float32\) +200 +yes", text)
+
+
+MINE = """
+import jax.numpy as jnp
+import jaxpg
+
+cart_pole = jaxpg.make("CartPole-v1")
+nothing = 3
+
+
+def forgets_the_time(limit=4):
+    def reset(key):
+        return jnp.zeros(()), jnp.zeros(1)
+
+    def step(key, state, action):
+        ended = state >= limit - 1
+        state = jnp.where(ended, 0.0, state + 1)
+        return state, jaxpg.Timestep(state[None], state, jnp.asarray(False), ended)
+
+    return jaxpg.Environment(reset=reset, step=step, observation_space=jaxpg.Box(0, 9, (1,)),
+                             action_space=jaxpg.Discrete(2), max_steps=4)
+"""
+
+
+def test_check_env_of_a_module_of_ones_own(says, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_environments.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    assert "CartPole-v1: conforms" in says("check-env", "my_environments:cart_pole", "--num-episodes", "4")
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["check-env", "my_environments:forgets_the_time"])
+    text = capsys.readouterr().out
+    assert re.search(r"ends +failed", text) and "does not conform" in text
+    assert "module 'my_environments' has no 'other'" in says("check-env", "my_environments:other", exit_code=2)
+    assert "must be a jaxpg.Environment or a function that makes one; got int" in says(
+        "check-env", "my_environments:nothing", exit_code=2
+    )
+    assert "there is no module 'not_mine'" in says("check-env", "not_mine:x", exit_code=2)
+
+
+def test_suites_that_are_not_installed(says, monkeypatch):
+    missing = {name: facts._replace(package="not_there") for name, facts in registry.SUITES.items() if name != "gymnax"}
+    monkeypatch.setattr(registry, "SUITES", {"gymnax": registry.SUITES["gymnax"], **missing})
+    assert 'pip install "jaxpg[brax]"' in says("envs", "--suite", "brax", exit_code=2)
+    assert "Not installed: brax, craftax, jumanji, mujoco-playground, navix, pgx, xminigrid" in says("envs")
+    with pytest.raises(ImportError, match=r'need it: pip install "jaxpg\[mujoco-playground\]"'):
+        jaxpg.make("mujoco_playground/CartpoleBalance")
+    with pytest.raises(ValueError, match="suite must be one of 'all', 'gymnax'.* did you mean 'jumanji'"):
+        jaxpg.envs.available("jumanjy")
+    with pytest.raises(ValueError, match="with a suite among 'gymnax', 'brax'"):
+        jaxpg.make("bracks/ant")
+    assert jaxpg.envs.available("all") == jaxpg.envs.available()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The guides docs/sweeps.md, devices.md and populations.md: their Python runs as written and prints what they say.
+"""The guides docs/*.md named below: their Python runs as written and prints what they say.
 
 A page's Python is one session, in order. A block whose first line is `# name.py` is a file, which is run by itself. A
 `text` block behind a Python block is what that prints; below `<!-- about -->` its numbers are those of one machine.
@@ -20,7 +20,7 @@ import yaml
 import jaxpg
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
-PAGES = ("sweeps", "devices", "populations")
+PAGES = ("environments", "sweeps", "devices", "populations")
 FENCE = re.compile(r"(<!-- about -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -114,6 +114,11 @@ def test_names_are_those_of_the_library(page):
         found = jaxpg
         for part in name[1:].split("."):
             found = getattr(found, part)
+
+
+def test_the_guide_to_environments_runs():
+    names = run_steps(steps_of("environments"), {})
+    assert names["evaluation"].returns.shape == (16,)
 
 
 def test_points_of_the_page():

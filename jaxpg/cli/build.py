@@ -1,7 +1,9 @@
 """Parts of a run, from what it is to be."""
 
 import importlib
+import os
 import platform
+import sys
 from typing import Any
 
 from jaxpg.cli import kinds
@@ -12,16 +14,45 @@ __all__ = ["acts_by_mode", "make_algorithm", "make_environment", "num_parameters
 
 
 def make_environment(name: str, max_steps: int | None) -> Any:
-    """`jaxpg.make`, with a shorter list of names in its error."""
+    """`jaxpg.make`, with a shorter list of names in its error, or what MODULE:NAME is."""
     import jaxpg
+    from jaxpg.envs.registry import SUITES
 
+    if ":" in name:
+        return _environment_of_module(str(name), max_steps)
     try:
         return jaxpg.make(str(name), max_steps=max_steps)
     except ValueError as error:
-        every = ", ".join(map(repr, jaxpg.envs.available()))
-        raise ValueError(
-            str(error).replace(f"name must be one of {every}", "ENV must be a name that `jaxpg envs` lists")
-        ) from error
+        suite = name.partition("/")[0] if "/" in name else ""
+        if suite and suite not in SUITES:
+            raise
+        every = ", ".join(map(repr, jaxpg.envs.available(suite or None)))
+        command = f"`jaxpg envs --suite {suite}`" if suite else "`jaxpg envs`"
+        short = str(error).replace(f"name must be one of {every}", f"ENV must be a name that {command} lists")
+        raise ValueError(short) from error
+
+
+def _environment_of_module(name: str, max_steps: int | None) -> Any:
+    """The Environment called NAME in a module that can be imported here, or what the function of that name makes."""
+    import jaxpg
+    from jaxpg.envs.wrappers import time_limit
+
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:  # As `python -m` has it: the command's own folder is that of the script.
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module_name), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # The module is there, and misses something itself.
+        raise ValueError(f"ENV: there is no module {module_name!r} in this folder or among what is installed") from None
+    if found is None:
+        raise ValueError(f"ENV: module {module_name!r} has no {attribute!r}")
+    env = found if isinstance(found, jaxpg.Environment) else found() if callable(found) else found
+    if not isinstance(env, jaxpg.Environment):
+        got = type(env).__name__
+        raise TypeError(f"ENV: {name} must be a jaxpg.Environment or a function that makes one; got {got}")
+    return env if max_steps is None else time_limit(env, max_steps)
 
 
 def make_algorithm(settings: Settings) -> Any:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMMANDS",
+    "CheckEnv",
     "Demo",
     "EnvironmentName",
     "Envs",
@@ -245,15 +246,47 @@ class Plot(Command):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Envs(Command):
-    """List the environments: what is observed, what can be done, how long an episode may last.
+    """List the environments that are installed: what is observed, what can be done, how long an episode may last.
 
-    Example:  jaxpg envs
+    Example:  jaxpg envs --suite brax
     """
+
+    suite: str = "gymnax"
+    """Whose: gymnax, brax, craftax, jumanji, mujoco_playground, navix, pgx, xminigrid, or all that are installed: all.
+    To tell their spaces they are built, which takes a while for some."""
 
     def run(self) -> None:
         from jaxpg.cli.envs import run_envs
 
         run_envs(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckEnv(Command):
+    """Play an environment with random actions and see whether it keeps what the rest of jaxpg relies on.
+
+    Example:  jaxpg check-env my_package.my_module:make_environment
+
+    Looked at are structure and dtypes, purity, vmap against a loop, recompilation, spaces and masks, ends of episodes
+    and their last observations, hidden resets and time limits. The exit code is 1 if a check fails.
+    """
+
+    env: EnvironmentName
+    """A name that `jaxpg envs` lists, or MODULE:NAME, where NAME in that module of yours is an Environment, or a
+    function without arguments that makes one."""
+    num_episodes: int = 16
+    """Played side by side."""
+    num_steps: int | None = None
+    """Most steps of each; by default the episode limit, at most 1,000."""
+    max_steps: int | None = None
+    """Episode limit in place of the environment's own."""
+    seed: int = 0
+    """Names the episodes and the actions."""
+
+    def run(self) -> None:
+        from jaxpg.cli.envs import run_check_env
+
+        run_check_env(self)
 
 
 COMMANDS: dict[str, type[Command]] = {
@@ -265,4 +298,5 @@ COMMANDS: dict[str, type[Command]] = {
     "render": Render,
     "plot": Plot,
     "envs": Envs,
+    "check-env": CheckEnv,
 }

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
-from jaxpg.envs.spaces import Box, Discrete, Space, is_leaf
+from jaxpg.envs.spaces import Box, Discrete, MultiDiscrete, Space, is_leaf
 
 __all__ = ["converted_space"]
 
@@ -44,6 +44,8 @@ def _convert(space: Any) -> Space:
     kind = type(space).__name__
     if kind == "Discrete":
         return Discrete(int(space.n), jnp.int32)
+    if kind == "Choices":  # `to_gymnax` has it: gymnax itself has no such space.
+        return MultiDiscrete(space.nvec, space.dtype)
     if kind == "Box":
         dtype = np.dtype(space.dtype)
         shape = (space.shape,) if np.ndim(space.shape) == 0 else tuple(space.shape)

@@ -9,11 +9,12 @@ import numpy as np
 
 from jaxpg import _check
 from jaxpg.envs.base import Environment
+from jaxpg.envs.masks import action_mask
 from jaxpg.policies import heads
 from jaxpg.policies._linen import Trunk, network_functions
 from jaxpg.policies.base import Critic, Policy, check_environment, params_check
 from jaxpg.policies.distributions import WithValue
-from jaxpg.policies.features import action_mask, feature_size, features, pixels
+from jaxpg.policies.features import feature_size, features, pixels
 
 __all__ = [
     "ACTIVATIONS",

@@ -24,11 +24,11 @@ import jax.numpy as jnp
 
 from jaxpg import _check
 from jaxpg.envs.base import Environment
+from jaxpg.envs.masks import action_mask
 from jaxpg.envs.spaces import is_leaf
 from jaxpg.policies import heads
 from jaxpg.policies.base import Critic, Policy, check_environment, params_check
 from jaxpg.policies.distributions import is_distribution
-from jaxpg.policies.features import action_mask
 
 __all__ = ["from_network", "value_from_network"]
 

@@ -1,29 +1,16 @@
-"""Observations as flat feature vectors, for networks that take vectors; action masks within observations."""
+"""Observations as flat feature vectors, for networks that take vectors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpg.envs.masks import without_mask
 from jaxpg.envs.spaces import Box, Discrete, MultiDiscrete, Space, check_space, is_leaf
 
-__all__ = ["ACTION_MASK", "action_mask", "feature_size", "features", "leaf_size", "pixels", "without_mask"]
-
-ACTION_MASK = "action_mask"
-
-
-def without_mask(space_or_observation: Any) -> Any:
-    """The same dict without its entry "action_mask"; anything else as it is."""
-    if isinstance(space_or_observation, Mapping) and ACTION_MASK in space_or_observation:
-        return {name: value for name, value in space_or_observation.items() if name != ACTION_MASK}
-    return space_or_observation
-
-
-def action_mask(observation: Any) -> jax.Array | None:
-    """`observation["action_mask"]` where an observation is a dict with that entry, else None."""
-    return observation.get(ACTION_MASK) if isinstance(observation, Mapping) else None
+__all__ = ["feature_size", "features", "leaf_size", "pixels"]
 
 
 def feature_size(observation_space: Space) -> int:

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
+from jaxpg.envs.masks import ACTION_MASK
 from jaxpg.envs.spaces import Box, Discrete, MultiDiscrete, Space, check_space, is_leaf
 from jaxpg.policies import distributions
-from jaxpg.policies.features import ACTION_MASK, leaf_size
+from jaxpg.policies.features import leaf_size
 
 __all__ = ["check_mask", "check_squash", "head", "head_size", "mean_size", "num_scales"]
 

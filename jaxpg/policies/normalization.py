@@ -14,10 +14,10 @@ import jax.numpy as jnp
 
 from jaxpg import _check
 from jaxpg.envs.base import Environment
+from jaxpg.envs.masks import ACTION_MASK
 from jaxpg.envs.spaces import Box, is_leaf
 from jaxpg.policies._describe import describe
 from jaxpg.policies.base import Critic, Policy, check_environment
-from jaxpg.policies.features import ACTION_MASK
 
 __all__ = ["normalized"]
 
