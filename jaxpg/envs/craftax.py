@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxpg import _check
 from jaxpg.envs._adapted import _x64_off, adapted
+from jaxpg.envs._keys import plain_key
 from jaxpg.envs.base import Environment
 from jaxpg.envs.spaces import Box, Discrete
 
@@ -97,11 +98,11 @@ def from_craftax(
     endless = dataclasses.replace(params, **{_LIMIT: _NEVER})
 
     def reset(key: jax.Array) -> tuple[Any, Any]:
-        observation, state = craftax_env.reset_env(key, endless)
+        observation, state = craftax_env.reset_env(plain_key(key), endless)
         return state, observation
 
     def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, Any, Any, Any, Any]:
-        observation, state, reward, terminated, _ = craftax_env.step_env(key, state, action, endless)
+        observation, state, reward, terminated, _ = craftax_env.step_env(plain_key(key), state, action, endless)
         return state, observation, reward, terminated, state.timestep >= limit
 
     space = craftax_env.observation_space(params)

@@ -135,6 +135,14 @@ def test_lava_terminates(key):
     np.testing.assert_array_equal(timestep.observation, _built(CLASSIC).get_obs(after))
 
 
+def test_a_policy_plays_to_the_limit(key):
+    """States hold their key as numbers, as rollouts of many episodes need them."""
+    env = jaxpg.make(f"craftax/{CLASSIC}", max_steps=6)
+    policy = jaxpg.policies.mlp(env, hidden_sizes=(8,))
+    scores = jaxpg.evaluate(key, env, policy, policy.init(key), num_episodes=5, num_lanes=2)
+    assert (scores.lengths == 6).all() and len(set(scores.returns.tolist())) > 1
+
+
 def test_initial_states_are_fresh(key):
     _, observations = jax.jit(jax.vmap(jaxpg.make(f"craftax/{CLASSIC}").reset))(jax.random.split(key, 8))
     assert len({np.asarray(each).tobytes() for each in observations}) == 8
