@@ -26,7 +26,7 @@ import numpy as np
 import jaxpg
 from benchmarks import common
 from jaxpg.algorithms import presets
-from jaxpg.envs import masks, registry
+from jaxpg.envs import masks, registry, wrappers
 from jaxpg.training.devices import set_xla_flags
 
 # Some of each suite: small and large, of each kind of observation and action, with masks and with pictures.
@@ -42,7 +42,16 @@ SOME = {
     "xminigrid": ["MiniGrid-Empty-5x5", "MiniGrid-DoorKey-5x5", "MiniGrid-FourRooms", "MiniGrid-MemoryS8",
                   "XLand-MiniGrid-R1-9x9"],
 }  # fmt: skip
-LEARNING = ("brax/inverted_pendulum",)
+# What is learnt, and how it is made to be observed: codes of tiles say nothing as numbers.
+LEARNING = {
+    "brax/inverted_pendulum": lambda env: env,
+    "craftax/Craftax-Classic-Symbolic-v1": lambda env: env,
+    "jumanji/Game2048-v1": wrappers.one_hot,
+    "mujoco_playground/CartpoleBalance": lambda env: env,
+    "navix/Navix-DoorKey-5x5-v0": wrappers.one_hot,
+    "pgx/minatar-breakout": lambda env: env,
+    "xminigrid/MiniGrid-DoorKey-5x5": wrappers.one_hot,
+}
 LIMITS = {
     "gymnax": "its own, apart from the end",
     "brax": "1,000 steps, left to the rollout",
@@ -115,7 +124,7 @@ class Looker:
 
     def learning(self, seeds, num_env_steps, episodes):
         """Learning curves of the seeds, their last policies' returns, and those of random legal actions."""
-        env = self._env
+        env = LEARNING[self._env.name](self._env)
         budget = num_env_steps or presets.PRESETS["ppo"][env.name]["num_env_steps"]
         algorithm = presets.make("ppo", env, budget)
         start = time.perf_counter()

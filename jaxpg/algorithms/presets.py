@@ -24,6 +24,11 @@ _MINATAR = dict(
     entropy_coefficient=0.01, num_env_steps=10_000_000, policy=dict(hidden_sizes=(64, 64), activation="relu"),
 )  # fmt: skip
 
+_TILES = dict(
+    num_envs=64, num_steps=64, num_epochs=4, num_minibatches=8, learning_rate=1e-3, anneal=True,
+    entropy_coefficient=0.01, num_env_steps=500_000, policy=dict(hidden_sizes=(64, 64), activation="relu"),
+)  # fmt: skip
+
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "ppo": {
         "CartPole-v1": dict(**_CLASSIC, num_env_steps=200_000),
@@ -36,6 +41,15 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "Asterix-MinAtar": _MINATAR,
         "Freeway-MinAtar": _MINATAR,
         "SpaceInvaders-MinAtar": _MINATAR,
+        # Of other suites. "one-hot": by `jaxpg.envs.wrappers.one_hot`.
+        "craftax/Craftax-Classic-Symbolic-v1": {**_TILES, "num_env_steps": 1_000_000},
+        "jumanji/Game2048-v1, one-hot": {
+            **_TILES, "num_steps": 128, "learning_rate": 2e-3, "scale_rewards": True, "num_env_steps": 3_000_000,
+            "policy": dict(hidden_sizes=(128, 64), activation="relu"),
+        },
+        "navix/Navix-DoorKey-5x5-v0, one-hot": _TILES,
+        "pgx/minatar-breakout": _MINATAR,
+        "xminigrid/MiniGrid-DoorKey-5x5, one-hot": _TILES,
         "MemoryChain-bsuite": dict(
             num_envs=64, num_steps=32, num_epochs=4, num_minibatches=4, learning_rate=1e-3, num_env_steps=500_000,
             network="recurrent", entropy_coefficient=0.01,

@@ -3,6 +3,7 @@
 import atexit
 import dataclasses
 import importlib
+import inspect
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from jaxpg.envs._adapted import adapted
 from jaxpg.envs.base import Environment
 from jaxpg.envs.spaces import Box
 
-__all__ = ["check_arguments", "check_raw", "environment", "mujoco_picture"]
+__all__ = ["check_arguments", "check_raw", "clip_takes", "environment", "mujoco_picture"]
 
 
 def environment(
@@ -65,6 +66,11 @@ def check_raw(argument: str, env: Any, suite: str, wrappers: Sequence[type]) -> 
                 f"or count a time limit as done; got one in a {type(inner).__name__}: pass {argument}.unwrapped"
             )
         inner = vars(inner).get("env") if hasattr(inner, "__dict__") else None
+
+
+def clip_takes(argument: str) -> bool:
+    """Whether `jax.numpy.clip` has an argument that older versions of jax have, and that these suites use in places."""
+    return argument in inspect.signature(jnp.clip).parameters
 
 
 def check_arguments(name: str, given: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -19,13 +19,12 @@ import inspect
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxpg import _check
 from jaxpg.envs import _brax_like
 from jaxpg.envs.base import Environment
 
-__all__ = ["available", "from_brax", "make"]
+__all__ = ["available", "from_brax", "make", "refusal"]
 
 _LIMIT = 1000  # The default of `brax.envs.create`, and of its training.
 _REFUSED = {"swimmer": "it calls jax.numpy.clip with a_min (brax/fluid.py), which this version of jax has no more"}
@@ -52,7 +51,12 @@ def from_brax(env: Any, *, max_steps: int | None = None, name: str | None = None
 
 def available() -> tuple[str, ...]:
     """The names that are registered with brax, those of `brax.envs.register_environment` among them."""
-    return tuple(name for name in _imported()._envs if not _is_refused(name))
+    return tuple(name for name in _imported()._envs if not refusal(name))
+
+
+def refusal(name: str) -> str:
+    """Why `name` is not offered, or an empty string."""
+    return "" if _brax_like.clip_takes("a_min") else _REFUSED.get(name, "")
 
 
 def make(name: str, max_steps: int | None, parameters: dict[str, Any]) -> Environment:
@@ -61,10 +65,7 @@ def make(name: str, max_steps: int | None, parameters: dict[str, Any]) -> Enviro
     All take `backend`: "generalized" (the default), "spring", "positional" or "mjx"; most of them numbers, which may
     be traced.
     """
-    envs = _imported()
-    if _is_refused(name):
-        raise ValueError(f"name 'brax/{name}' is not offered: {_REFUSED[name]}")
-    title = f"brax/{name}"
+    envs, title = _imported(), f"brax/{name}"
     kind = envs._envs[name]
     pipeline = [argument for argument in inspect.signature(envs.PipelineEnv).parameters if argument != "sys"]
     own = inspect.signature(kind).parameters.values()
@@ -88,10 +89,6 @@ def _imported() -> Any:
     """brax.envs, whose modules may make arrays when imported: inside a trace those would be tracers, and stay."""
     with jax.ensure_compile_time_eval():
         return importlib.import_module("brax.envs")
-
-
-def _is_refused(name: str) -> bool:
-    return name in _REFUSED and "a_min" not in inspect.signature(jnp.clip).parameters
 
 
 def _render(env: Any) -> Any:

@@ -192,7 +192,7 @@ def _ends(played: Played) -> list[Finding]:
     for lane in lanes:
         before, last, _ = played.final[lane]
         first = row(played.first_state, lane)
-        if _went_back(first, before, last, played.lengths[lane]):
+        if _goes_on(played, lane) and _went_back(first, before, last, int(played.lengths[lane])):
             reset_lanes.append(lane)
     shortest, longest = played.lengths[lanes].min(), played.lengths[lanes].max()
     if reset_lanes:
@@ -203,6 +203,12 @@ def _ends(played: Played) -> list[Finding]:
         return [Finding("ends", FAILED, message)]
     message = f"{len(lanes)} of {len(played.lengths)} episodes ended, after {shortest:,} to {longest:,} steps"
     return [Finding("ends", PASSED, message)]
+
+
+def _goes_on(played: Played, lane: int) -> bool:
+    """Whether the step after the last says nothing of an end: a number may start anew without a reset."""
+    after = played.steps[played.lengths[lane] : played.lengths[lane] + 1]
+    return not any(seen.terminated[lane] | seen.truncated[lane] for seen in after)
 
 
 def _went_back(first: Any, before: Any, last: Any, length: int) -> bool:

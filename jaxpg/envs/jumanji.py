@@ -44,7 +44,7 @@ from jaxpg.envs.base import Environment
 from jaxpg.envs.masks import ACTION_MASK
 from jaxpg.envs.spaces import Box
 
-__all__ = ["available", "from_jumanji", "make"]
+__all__ = ["available", "from_jumanji", "make", "refusal"]
 
 _LIMIT = "time_limit"
 _OUT_OF_REACH = int(np.iinfo(np.int32).max)
@@ -149,11 +149,13 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(set(_imported("jumanji").registered_environments()) - set(_REFUSED)))
 
 
+def refusal(name: str) -> str:
+    """Why `name` is not offered, or an empty string."""
+    return _REFUSED.get(name, "")
+
+
 def make(name: str, max_steps: int | None, parameters: Mapping[str, Any]) -> Environment:
     """The environment that `jaxpg.make("jumanji/name")` gives. The parameters are those of its constructor."""
-    if name in _REFUSED:
-        raise ValueError(f"name {name!r} is not offered: {_REFUSED[name]}")
-    _check.named("name", name, available())
     arguments = dict(parameters)
     if parameters or max_steps is not None:
         known = _constructor_arguments(name)

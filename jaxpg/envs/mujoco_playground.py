@@ -23,6 +23,7 @@ The robots' models are not in the package: environments of locomotion and manipu
 first made. Versions before 0.1 do that when they are imported.
 """
 
+import copy
 import importlib
 import subprocess
 from collections.abc import Mapping
@@ -34,10 +35,12 @@ from jaxpg import _check
 from jaxpg.envs import _brax_like
 from jaxpg.envs.base import Environment
 
-__all__ = ["available", "from_mujoco_playground", "make"]
+__all__ = ["available", "from_mujoco_playground", "make", "refusal"]
 
 _LIMIT = "episode_length"
 _WRAPPERS = ("VmapWrapper", "EpisodeWrapper", "AutoResetWrapper", "EvalWrapper", "DomainRandomizationVmapWrapper")
+_CLIP = "it calls jax.numpy.clip with a_max, which this version of jax has no more"
+_REFUSED = {"LeapCubeReorient": _CLIP, "PandaRobotiqPushCube": _CLIP}
 
 
 def from_mujoco_playground(env: Any, *, max_steps: int | None = None, name: str | None = None) -> Environment:
@@ -68,7 +71,12 @@ def available() -> tuple[str, ...]:
     """The names of the control suite, of locomotion and of manipulation, those that were registered there since too."""
     playground = _imported()
     suites = (playground.dm_control_suite, playground.locomotion, playground.manipulation)
-    return tuple(name for suite in suites for name in suite.ALL_ENVS)
+    return tuple(name for suite in suites for name in suite.ALL_ENVS if not refusal(name))
+
+
+def refusal(name: str) -> str:
+    """Why `name` is not offered, or an empty string."""
+    return "" if _brax_like.clip_takes("a_max") else _REFUSED.get(name, "")
 
 
 def make(name: str, max_steps: int | None, parameters: dict[str, Any]) -> Environment:
@@ -93,7 +101,8 @@ def make(name: str, max_steps: int | None, parameters: dict[str, Any]) -> Enviro
         overrides.setdefault("impl", "jax")
     try:
         with jax.ensure_compile_time_eval():
-            env = registry.load(name, config=config, config_overrides=overrides)
+            # A copy, since overrides are written into it.
+            env = registry.load(name, config=copy.deepcopy(config), config_overrides=overrides)
     except (subprocess.SubprocessError, OSError) as error:
         raise _not_fetched(title, "loads it", error) from error
     return from_mujoco_playground(env, max_steps=max_steps, name=title)

@@ -31,7 +31,7 @@ from jaxpg.envs._keys import plain_key
 from jaxpg.envs.base import Environment
 from jaxpg.envs.spaces import Box, Discrete, Space
 
-__all__ = ["available", "from_navix", "make"]
+__all__ = ["available", "from_navix", "make", "refusal"]
 
 _LIMIT = "max_steps"
 _ENLARGED = 4  # navix draws a cell with 8 × 8 dots.
@@ -82,15 +82,12 @@ def from_navix(navix_env: Any, *, max_steps: int | None = None, name: str | None
 
 def available() -> tuple[str, ...]:
     """The names that navix has registered."""
-    return tuple(name for name in _imported("navix").registry() if not _refusal(name))
+    return tuple(name for name in _imported("navix").registry() if not refusal(name))
 
 
 def make(name: str, max_steps: int | None, parameters: Mapping[str, Any]) -> Environment:
     """The environment that `jaxpg.make("navix/name")` gives. The parameters are those of its `create`."""
     navix = _imported("navix")
-    if reason := _refusal(name):
-        raise ValueError(f"name {name!r} is not offered: {reason}")
-    _check.named("name", name, available())
     with jax.ensure_compile_time_eval():
         _check_parameters(name, parameters, type(navix.make(name)))
         arguments = {parameter: _argument(parameter, value) for parameter, value in parameters.items()}
@@ -102,8 +99,8 @@ def make(name: str, max_steps: int | None, parameters: Mapping[str, Any]) -> Env
     return from_navix(navix_env, max_steps=max_steps, name=f"navix/{name}")
 
 
-def _refusal(name: str) -> str:
-    """Why `name` is refused, or nothing."""
+def refusal(name: str) -> str:
+    """Why `name` is not offered, or an empty string."""
     key_corridor = _imported("navix.environments.key_corridor")
     for prefix, reason in _REFUSED.items():
         if name.startswith(prefix) and not hasattr(key_corridor, "Goal"):

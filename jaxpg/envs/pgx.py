@@ -31,10 +31,10 @@ from jaxpg.envs.base import Environment
 from jaxpg.envs.masks import ACTION_MASK
 from jaxpg.envs.spaces import Box, Discrete
 
-__all__ = ["available", "from_pgx", "make"]
+__all__ = ["available", "from_pgx", "make", "refusal"]
 
 # Not built to be asked: some of these take seconds. A game that is not known here is.
-_REFUSED = dict.fromkeys(
+_REFUSED: Mapping[str, str] = dict.fromkeys(
     (
         "animal_shogi", "backgammon", "bridge_bidding", "chess", "connect_four", "gardner_chess", "go_9x9", "go_19x19",
         "hex", "kuhn_poker", "leduc_holdem", "othello", "shogi", "sparrow_mahjong", "tic_tac_toe",
@@ -54,15 +54,17 @@ def available() -> tuple[str, ...]:
         return tuple(name for name in names if pgx.make(name).num_players == 1)
 
 
+def refusal(name: str) -> str:
+    """Why `name` is not offered, or an empty string."""
+    return _REFUSED.get(name, "")
+
+
 def make(name: str, max_steps: int | None, parameters: Mapping[str, Any]) -> Environment:
     """The environment that `jaxpg.make("pgx/name", max_steps=…, **parameters)` gives.
 
     Parameters are the arguments of the game's constructor: `sticky_action_prob`, which may be traced, and
     `use_minimal_action_set` for MinAtar, none for 2048.
     """
-    if name in _REFUSED:
-        raise ValueError(f"name 'pgx/{name}' is not offered: {_REFUSED[name]}")
-    _check.named("name", name, available())
     with jax.ensure_compile_time_eval(), _x64_off(True):
         game = importlib.import_module("pgx").make(name)
         known = {

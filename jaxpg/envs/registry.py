@@ -19,7 +19,8 @@ class Suite(NamedTuple):
     """A library of environments.
 
     Fields:
-      module: its adapter, which has `available()`, the names, and `make(name, max_steps, parameters)`.
+      module: its adapter, which has `available()`, the names; `make(name, max_steps, parameters)` for one of them; and
+        `refusal(name)`, why another is not offered, where there are such.
       package: what must be importable for it.
       extra: what `pip install "jaxpg[…]"` calls it.
     """
@@ -102,7 +103,11 @@ def make(name: str, *, max_steps: int | None = None, **parameters: Any) -> Envir
     module = suite_module(suite)
     if suite == "gymnax":
         return module.make(inner, max_steps, parameters)  # It keeps what it made by values, some of them arrays.
-    _check.named("name", name, [f"{suite}/{each}" for each in module.available()])
+    if inner not in module.available():
+        reason = module.refusal(inner) if hasattr(module, "refusal") else ""
+        if reason:
+            raise ValueError(f"name {name!r} is not offered: {reason}")
+        _check.named("name", name, [f"{suite}/{each}" for each in module.available()])
     key = _cache_key(name, max_steps, parameters)
     if key in _environments:
         return _environments[key]

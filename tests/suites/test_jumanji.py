@@ -261,7 +261,7 @@ def test_mistakes_are_told():
     with pytest.raises(ValueError, match=r"did you mean 'jumanji/Snake-v1'"):
         jaxpg.make("jumanji/Snek-v1")
     with pytest.raises(ValueError, match="Sokoban-v0' is not offered: it downloads"):
-        adapter.make("Sokoban-v0", None, {})
+        jaxpg.make("jumanji/Sokoban-v0")
     with pytest.raises(ValueError, match="max_steps must be an integer of at least 1"):
         adapter.from_jumanji(jumanji.make("Maze-v0"), max_steps=0)
     with pytest.raises(ValueError, match="70 steps that the state of MMST has room for.*time_limit=71"):
@@ -279,7 +279,7 @@ def test_names():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", jumanji.registered_environments() - {"Sokoban-v0"})
+@pytest.mark.parametrize("name", sorted(jumanji.registered_environments() - {"Sokoban-v0"}))
 def test_all_keep_their_promises(name, key):
     report = check_env(jaxpg.make(f"jumanji/{name}"), key, num_episodes=4, num_steps=60)
-    assert all(finding.check == "ends" for finding in report.failures), report
+    assert report.passed, report

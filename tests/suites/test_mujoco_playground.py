@@ -25,11 +25,12 @@ IN_JAX = {"impl": "jax"} if HAS_IMPL else {}  # Older versions have nothing else
 # Name, changes of the configuration, steps: whole episodes, of a length of ours for the slower ones.
 CASES = (
     ("CartpoleBalance", {}, 1000),
-    ("CartpoleSwingupSparse", {"ctrl_dt": 0.02}, 300),
+    pytest.param("CartpoleSwingupSparse", {"ctrl_dt": 0.02}, 300, marks=pytest.mark.slow),
     ("PendulumSwingup", {}, 1000),
     ("ReacherEasy", {}, 300),
-    ("PointMass", {}, 300),
+    pytest.param("PointMass", {}, 300, marks=pytest.mark.slow),
 )
+PLAYED = {case.values[0] if hasattr(case, "values") else case[0] for case in CASES}
 
 
 class Leaving(cartpole.Balance):
@@ -160,6 +161,8 @@ def test_a_configuration_of_ones_own():
     config.update({**IN_JAX, "episode_length": 33, "ctrl_dt": 0.05})
     env = jaxpg.make("mujoco_playground/CartpoleBalance", config=config)
     assert env.max_steps == 33
+    assert jaxpg.make("mujoco_playground/CartpoleBalance", config=config, max_steps=44).max_steps == 44
+    assert config.episode_length == 33
     state, _ = env.reset(jax.random.key(0))
     after, _ = env.step(jax.random.key(0), state, jnp.zeros(1))
     np.testing.assert_allclose(after.data.time - state.data.time, 0.05, rtol=1e-5)
@@ -167,7 +170,7 @@ def test_a_configuration_of_ones_own():
 
 
 def test_initial_states_are_fresh(key):
-    env = jaxpg.make("mujoco_playground/CartpoleSwingup", max_steps=2)
+    env = jaxpg.make("mujoco_playground/PendulumSwingup", max_steps=2)
     policy = jaxpg.policies.mlp(env)
     params = policy.init(key)
     rows, _ = jax.jit(lambda key: collect(env, policy, params, key, num_episodes=16, num_lanes=4))(key)
@@ -193,7 +196,7 @@ def test_in_64_bits(x64, key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in SUITE.ALL_ENVS if name not in [case[0] for case in CASES]])
+@pytest.mark.parametrize("name", [name for name in SUITE.ALL_ENVS if name not in PLAYED])
 def test_the_others_can_be_played(name, key):
     env = make(name, None, {})
     check_structure(env)
@@ -205,7 +208,11 @@ def test_the_others_can_be_played(name, key):
 
 def test_names_are_those_that_playground_has(leaving):
     names = available()
-    assert {*playground.registry.ALL_ENVS, leaving} == set(names)
+    missing = {*playground.registry.ALL_ENVS, leaving} - set(names)
+    assert missing <= {"LeapCubeReorient", "PandaRobotiqPushCube"}
+    for name in missing:
+        with pytest.raises(ValueError, match=f"{name}' is not offered: it calls jax.numpy.clip with a_max"):
+            jaxpg.make(f"mujoco_playground/{name}")
     assert jaxpg.envs.available("mujoco_playground") == [f"mujoco_playground/{name}" for name in names]
 
 

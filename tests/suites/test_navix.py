@@ -173,8 +173,8 @@ def test_names(key):
     stuck = ((ours.observation[..., 0] == 10) == (observation[:, None, ..., 0] == 10)).all() and not ours.reward.any()
     assert refused == (corridors if stuck else set())
     if stuck:
-        with pytest.raises(ValueError, match="'Navix-KeyCorridorS3R1-v0' is not offered: in this version"):
-            adapter.make("Navix-KeyCorridorS3R1-v0", None, {})
+        with pytest.raises(ValueError, match="'navix/Navix-KeyCorridorS3R1-v0' is not offered: in this version"):
+            jaxpg.make("navix/Navix-KeyCorridorS3R1-v0")
 
 
 @pytest.mark.slow

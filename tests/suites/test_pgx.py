@@ -190,7 +190,7 @@ def test_errors():
     with pytest.raises(ValueError, match=r"name must be one of 'pgx/2048', .*got 'pgx/minatar-brekout'; did you mean"):
         jaxpg.make("pgx/minatar-brekout")
     with pytest.raises(ValueError, match="'pgx/chess' is not offered: it has several players"):
-        make("chess", None, {})
+        jaxpg.make("pgx/chess")
     with pytest.raises(
         ValueError, match="has no parameter 'sticky'; it has use_minimal_action_set, sticky_action_prob; did you mean"
     ):
