@@ -150,8 +150,14 @@ def zeros_of(leaf: Any) -> jax.Array:
     """Zeros of a leaf's shape and dtype; a key of zeros for a typed key, which environment states may hold."""
     if not _is_key(leaf):
         return jnp.zeros(leaf.shape, leaf.dtype)
-    words = jax.eval_shape(jax.random.key_data, leaf)
-    return jax.random.wrap_key_data(jnp.zeros(words.shape, words.dtype), impl=jax.random.key_impl(leaf))
+    found = []  # `key_impl` tells it of a key, not of a description of one.
+
+    def words_of(key: jax.Array) -> jax.Array:
+        found.append(jax.random.key_impl(key))
+        return jax.random.key_data(key)
+
+    words = jax.eval_shape(words_of, leaf)
+    return jax.random.wrap_key_data(jnp.zeros(words.shape, words.dtype), impl=found[0])
 
 
 def float_dtype() -> Any:

@@ -211,3 +211,36 @@ def test_arguments():
         envs.check_env(corridor(), num_episodes=1)
     with pytest.raises(ValueError, match="num_steps"):
         envs.check_env(corridor(), num_steps=0)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_states_may_hold_typed_keys(impl):
+    """The state draws by a key of its own; episodes are whole, packed, and evaluated by jit and by hand alike."""
+    plain = corridor()
+
+    def reset(key):
+        state, observation = plain.reset(key)
+        return (state, jax.random.key(3, impl=impl)), observation
+
+    def step(key, state, action):
+        state, own = state
+        own, drawn = jax.random.split(own)
+        state, timestep = plain.step(key, state, action)
+        return (state, own), timestep._replace(reward=jax.random.uniform(drawn, (), jnp.float32))
+
+    env = dataclasses.replace(plain, reset=reset, step=step)
+    failures = [finding.check for finding in envs.check_env(env).failures]
+    assert failures == ([] if impl == "threefry2x32" else ["vmap = loop"])  # What rbg draws depends on the batch.
+    policy = jaxpg.policies.mlp(env, (4,))
+    params = policy.init(jax.random.key(0))
+    found = jaxpg.evaluate(jax.random.key(1), env, policy, params, num_episodes=5, num_lanes=2)
+    assert set(np.asarray(found.lengths).tolist()) <= {1, 2, 3, 4, 5, 6}
+    if impl == "rbg":
+        return
+    own, rewards = jax.random.key(3, impl=impl), []
+    for _ in range(6):
+        own, drawn = jax.random.split(own)
+        rewards.append(jax.random.uniform(drawn, (), jnp.float32))
+    whole = found.lengths == 6
+    assert whole.any()
+    np.testing.assert_allclose(found.returns[whole], sum(rewards), rtol=1e-6)

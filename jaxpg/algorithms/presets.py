@@ -24,6 +24,10 @@ _MINATAR = dict(
     entropy_coefficient=0.01, num_env_steps=10_000_000, policy=dict(hidden_sizes=(64, 64), activation="relu"),
 )  # fmt: skip
 
+_PHYSICS = dict(
+    num_envs=64, num_steps=64, num_epochs=10, num_minibatches=16, learning_rate=1e-3, anneal=True, discount=0.995,
+    scale_rewards=True, normalize_observations=True,
+)  # fmt: skip
 _TILES = dict(
     num_envs=64, num_steps=64, num_epochs=4, num_minibatches=8, learning_rate=1e-3, anneal=True,
     entropy_coefficient=0.01, num_env_steps=500_000, policy=dict(hidden_sizes=(64, 64), activation="relu"),
@@ -42,13 +46,19 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "Freeway-MinAtar": _MINATAR,
         "SpaceInvaders-MinAtar": _MINATAR,
         # Of other suites. "one-hot": by `jaxpg.envs.wrappers.one_hot`.
-        "craftax/Craftax-Classic-Symbolic-v1": {**_TILES, "num_env_steps": 1_000_000},
+        "brax/inverted_pendulum": {**_PHYSICS, "num_envs": 32, "num_env_steps": 100_000},
+        "brax/reacher": {**_PHYSICS, "num_epochs": 8, "discount": 0.95, "num_env_steps": 1_000_000},
+        "mujoco_playground/CartpoleBalance": {**_PHYSICS, "num_env_steps": 300_000},
+        "craftax/Craftax-Classic-Symbolic-v1": {
+            **_TILES, "discount": 0.95, "lambda_": 0.8, "num_env_steps": 1_000_000,
+            "policy": dict(hidden_sizes=(128, 64), activation="relu"),
+        },
         "jumanji/Game2048-v1, one-hot": {
             **_TILES, "num_steps": 128, "learning_rate": 2e-3, "scale_rewards": True, "num_env_steps": 3_000_000,
             "policy": dict(hidden_sizes=(128, 64), activation="relu"),
         },
         "navix/Navix-DoorKey-5x5-v0, one-hot": _TILES,
-        "pgx/minatar-breakout": _MINATAR,
+        "pgx/minatar-breakout": {**_MINATAR, "num_env_steps": 3_000_000},
         "xminigrid/MiniGrid-DoorKey-5x5, one-hot": _TILES,
         "MemoryChain-bsuite": dict(
             num_envs=64, num_steps=32, num_epochs=4, num_minibatches=4, learning_rate=1e-3, num_env_steps=500_000,

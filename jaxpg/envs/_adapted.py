@@ -170,7 +170,10 @@ def _fixed_dtypes(name: str, reset: Callable, step: Callable, action_space: Spac
 def _with_state_dtypes(reset: Callable, step: Callable, dtypes: Any) -> tuple[Callable, Callable]:
     def cast(state: Any) -> Any:
         return jax.tree.map(
-            lambda leaf, dtype: leaf if leaf.dtype == dtype and not leaf.weak_type else strong(leaf, dtype),
+            # A key has no weak type.
+            lambda leaf, dtype: (
+                leaf if leaf.dtype == dtype and not getattr(leaf, "weak_type", False) else strong(leaf, dtype)
+            ),
             state,
             dtypes,
         )
