@@ -45,7 +45,7 @@ class Environment:
         ended it before. None where there is no limit; then whatever plays whole episodes refuses the environment.
       name: for messages, plots and files.
       render: state -> picture, a uint8 array [height, width, 3]; called on the host, outside `jit`. None where there is
-        none; then `jaxpg.render_episode` draws what it can from the observations.
+        none; then `jaxpg.render.render_episode` draws what it can from the observations.
 
     The state may be any pytree of arrays whose shapes and dtypes stay the same from step to step.
     """
