@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxpg.envs.base import Environment, Timestep
 from jaxpg.envs.spaces import Space, is_leaf, shape_dtype
 
-__all__ = ["adapted", "narrowed", "strong"]
+__all__ = ["adapted", "narrowed", "strong", "x64_off"]
 
 # The functions of a suite, for x64 off (True) or as it is (False):
 #   reset: key -> (state, observation),
@@ -113,7 +113,7 @@ def x64_may_be_off_in_a_part() -> bool:
     """
 
     def select(x: jax.Array) -> jax.Array:
-        with _x64_off(True):
+        with x64_off(True):
             return jax.lax.select(x > 0, 3, x)
 
     try:
@@ -139,11 +139,11 @@ def _functions(name: str, functions: Functions, action_space: Space, narrow: boo
         return strong(action, floating if kind == "f" else space.dtype).reshape(space.shape)
 
     def reset(key: jax.Array) -> tuple[Any, Any]:
-        with _x64_off(narrow):
+        with x64_off(narrow):
             return jax.tree.map(jnp.asarray, tuple(suite_reset(key)))
 
     def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, Any, Any, Any, Any]:
-        with _x64_off(narrow):
+        with x64_off(narrow):
             action = jax.tree.map(as_expected, action_space, action, is_leaf=is_leaf)
             return jax.tree.map(jnp.asarray, tuple(suite_step(key, state, action)))
 
@@ -216,7 +216,7 @@ def narrowed(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _x64_off(active: bool):
+def x64_off(active: bool):
     """Trace the body as if x64 were off."""
     if not active:
         yield

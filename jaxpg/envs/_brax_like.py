@@ -12,25 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg import _check
 from jaxpg.envs._adapted import adapted
+from jaxpg.envs._keys import plain_key
 from jaxpg.envs.base import Environment
 from jaxpg.envs.spaces import Box
 
-__all__ = ["check_arguments", "check_raw", "clip_takes", "environment", "mujoco_picture"]
+__all__ = ["check_raw", "clip_takes", "environment", "mujoco_picture"]
 
 
 def environment(
     env: Any, *, name: str, max_steps: int | None, render: Callable[[Any], Any] | None = None
 ) -> Environment:
     """An `Environment` whose state is the suite's own; actions are clipped to [-1, 1]; the rollout keeps the limit."""
-    first = jax.eval_shape(env.reset, _default_words())
+    first = jax.eval_shape(lambda key: env.reset(plain_key(key)), jax.random.key(0))
 
     def functions(narrow: bool) -> tuple[Callable, Callable]:
         del narrow  # The arrays follow x64 as they are made.
 
         def reset(key: jax.Array) -> tuple[Any, Any]:
-            state = env.reset(_words(key))
+            state = env.reset(plain_key(key))
             return state, _plain(state.obs)
 
         def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, Any, Any, Any, Any]:
@@ -73,16 +73,6 @@ def clip_takes(argument: str) -> bool:
     return argument in inspect.signature(jnp.clip).parameters
 
 
-def check_arguments(name: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
-    """A ValueError for the first argument that is not known."""
-    for argument in given:
-        if argument not in known:
-            raise ValueError(
-                f"{name} has no parameter {argument!r}; it has {', '.join(known) or 'none'}"
-                f"{_check.nearest(argument, known)}"
-            )
-
-
 def mujoco_picture(model: Any, height: int = 240, width: int = 320) -> Callable[..., np.ndarray]:
     """A function of MjData's fields -> a picture, uint8 [height, width, 3].
 
@@ -123,18 +113,6 @@ def _close(renderer: weakref.ref) -> None:
     alive = renderer()
     if alive is not None:
         alive.close()
-
-
-def _words(key: jax.Array) -> jax.Array:
-    """The key without its type, as these suites use and keep them; JAX takes it for one of its default generator."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    words, default = jax.random.key_data(key), _default_words()
-    return words if words.shape == default.shape else jax.random.bits(key, default.shape, default.dtype)
-
-
-def _default_words() -> jax.ShapeDtypeStruct:
-    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
 
 
 def _plain(observation: Any) -> Any:

@@ -14,10 +14,11 @@ import numpy as np
 from jaxpg import _check
 from jaxpg.envs._gymnax_corrections import corrected_bounds, corrected_rules
 from jaxpg.envs._later import imported_later
+from jaxpg.envs._parameters import Kept, check_names
 from jaxpg.envs.base import Environment
 from jaxpg.envs.gymnax import from_gymnax
 
-__all__ = ["available", "make"]
+__all__ = ["available", "import_gymnax", "make"]
 
 # Kept here so that `available()` need not import gymnax, which takes seconds.
 _GYMNAX = (
@@ -42,8 +43,7 @@ _DERIVED: Mapping[str, Mapping[str, tuple[tuple[str, ...], Callable[..., Any]]]]
     },
 }
 
-_environments: dict[Any, Environment] = {}
-_MAX_KEPT = 256
+_kept = Kept()
 
 
 def available() -> list[str]:
@@ -61,7 +61,7 @@ def make(name: str, max_steps: int | None, parameters: dict[str, Any]) -> Enviro
         for p in inspect.signature(type(prototype)).parameters.values()
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     ]
-    _check_parameter_names(name, parameters, [*fields, *arguments])
+    check_names(name, parameters, [*fields, *arguments], limit=_LIMIT)
 
     built_with = {
         key: _constructor_argument(f"{name}: {key}", value) for key, value in parameters.items() if key in arguments
@@ -69,23 +69,18 @@ def make(name: str, max_steps: int | None, parameters: dict[str, Any]) -> Enviro
     given = {
         key: _parameter(f"{name}: {key}", value, fields[key]) for key, value in parameters.items() if key in fields
     }
-    key = _cache_key(name, max_steps, built_with, given)
-    if key in _environments:
-        return _environments[key]
 
-    environment, defaults = _built(name, built_with) if built_with else (prototype, defaults)
-    given |= _derived(name, given, fields)
-    with jax.ensure_compile_time_eval():
-        values = {
-            field: jnp.asarray(value) if isinstance(value, np.ndarray) else value for field, value in given.items()
-        }
-    result = from_gymnax(environment, dataclasses.replace(defaults, **values), max_steps=max_steps, name=name)
-    result = dataclasses.replace(result, observation_space=corrected_bounds(name, result.observation_space))
-    if key is not None:
-        while len(_environments) >= _MAX_KEPT:
-            _environments.pop(next(iter(_environments)))
-        _environments[key] = result
-    return result
+    def build() -> Environment:
+        environment, default = _built(name, built_with) if built_with else (prototype, defaults)
+        with jax.ensure_compile_time_eval():
+            values = {
+                field: jnp.asarray(value) if isinstance(value, np.ndarray) else value
+                for field, value in {**given, **_derived(name, given, fields)}.items()
+            }
+        result = from_gymnax(environment, dataclasses.replace(default, **values), max_steps=max_steps, name=name)
+        return dataclasses.replace(result, observation_space=corrected_bounds(name, result.observation_space))
+
+    return _kept.get(_key(name, max_steps, built_with, given), build)
 
 
 def _registered_at_run_time() -> list[str]:
@@ -98,23 +93,11 @@ def _check_gymnax_name(name: str) -> None:
         return
     if name in _REFUSED:
         raise ValueError(f"name {name!r} is not offered: {_REFUSED[name]}")
-    _import_gymnax()  # It may know more: a newer version, or one registered at run time.
+    import_gymnax()  # It may know more: a newer version, or one registered at run time.
     _check.named("name", name, available())
 
 
-def _check_parameter_names(name: str, parameters: Mapping[str, Any], known: list[str]) -> None:
-    if _LIMIT in parameters:
-        raise ValueError(f"{name}: the episode limit is set by max_steps, not by {_LIMIT}")
-    known = [parameter for parameter in known if parameter != _LIMIT]
-    for parameter in parameters:
-        if parameter not in known:
-            raise ValueError(
-                f"{name} has no parameter {parameter!r}; it has {', '.join(known) or 'none'}"
-                f"{_check.nearest(parameter, known)}"
-            )
-
-
-def _import_gymnax() -> Any:
+def import_gymnax() -> Any:
     """gymnax, whose modules make arrays when imported: inside a trace those would be tracers, and stay."""
     # Two thirds of the time of the import are those of what three of its environments draw with.
     with jax.ensure_compile_time_eval(), imported_later("seaborn", "matplotlib.pyplot"):
@@ -131,7 +114,7 @@ def _prototype(name: str, float_dtype: Any) -> tuple[Any, Any]:
 
 def _built(name: str, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
     """gymnax's environment, with gymnasium's rules, and its default parameters."""
-    gymnax = _import_gymnax()
+    gymnax = import_gymnax()
     with jax.ensure_compile_time_eval():
         try:
             environment, _ = gymnax.make(name, **arguments)
@@ -191,8 +174,8 @@ def _derived(name: str, given: Mapping[str, Any], fields: Mapping[str, Any]) -> 
     }
 
 
-def _cache_key(name: str, max_steps: int | None, built_with: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-    """What the environment depends on, or None where that holds traced or unhashable values."""
+def _key(name: str, max_steps: int | None, built_with: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """What the environment depends on, or None where that holds traced values."""
     if any(not _check.is_concrete(value) for value in given.values()):
         return None
     frozen = tuple(
@@ -200,9 +183,4 @@ def _cache_key(name: str, max_steps: int | None, built_with: Mapping[str, Any], 
     )
     # 1, 1.0 and True are equal but mean different things to a constructor.
     arguments = tuple(sorted((field, type(value).__name__, value) for field, value in built_with.items()))
-    key = (name, max_steps, frozen, arguments, jnp.result_type(float))
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
+    return name, max_steps, frozen, arguments, jnp.result_type(float)

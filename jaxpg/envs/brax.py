@@ -22,6 +22,7 @@ import jax
 
 from jaxpg import _check
 from jaxpg.envs import _brax_like
+from jaxpg.envs._parameters import check_names
 from jaxpg.envs.base import Environment
 
 __all__ = ["available", "from_brax", "make", "refusal"]
@@ -72,7 +73,7 @@ def make(name: str, max_steps: int | None, parameters: dict[str, Any]) -> Enviro
     known = [p.name for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if any(p.kind is p.VAR_KEYWORD for p in own):  # It hands them on to PipelineEnv.
         known += [argument for argument in pipeline if argument not in known]
-    _brax_like.check_arguments(title, parameters, known)
+    check_names(title, parameters, known)
     try:
         with jax.ensure_compile_time_eval():
             env = envs.get_environment(name, **parameters)

@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
-from jaxpg.envs._adapted import _x64_off, adapted
+from jaxpg.envs._adapted import adapted, x64_off
 from jaxpg.envs._keys import plain_key
+from jaxpg.envs._parameters import check_names
 from jaxpg.envs.base import Environment
 from jaxpg.envs.spaces import Box, Discrete
 
@@ -52,15 +53,7 @@ def make(name: str, max_steps: int | None, parameters: Mapping[str, Any]) -> Env
     environment = _built(_check.named("name", name, _NAMES))
     dynamic, static = environment.default_params, environment.static_env_params
     known = [field.name for fields in (dynamic, static) for field in dataclasses.fields(fields)]
-    if _LIMIT in parameters:
-        raise ValueError(f"craftax/{name}: the episode limit is set by max_steps, not by {_LIMIT}")
-    known.remove(_LIMIT)
-    for parameter in parameters:
-        if parameter not in known:
-            raise ValueError(
-                f"craftax/{name} has no parameter {parameter!r}; it has {', '.join(known)}"
-                f"{_check.nearest(parameter, known)}"
-            )
+    check_names(f"craftax/{name}", parameters, known, limit=_LIMIT)
     dynamic, static = (
         dataclasses.replace(
             fields,
@@ -190,7 +183,7 @@ def _building() -> Iterator[None]:
     """In the body, arrays are concrete and in 32 bits (craftax's own would follow x64, and then fit nothing), and
     craftax makes the textures that it needs and writes nothing.
     """
-    with jax.ensure_compile_time_eval(), _x64_off(True), contextlib.ExitStack() as stack:
+    with jax.ensure_compile_time_eval(), x64_off(True), contextlib.ExitStack() as stack:
         for classic in (False, True):
             module = importlib.import_module(f"{_package(classic)}.renderer")
             textures = _textures(classic)
@@ -206,6 +199,6 @@ def _renderer(classic: bool) -> Callable[[Any], Any]:
 
 def _render(classic: bool, state: Any) -> np.ndarray:
     """What craftax's pixel agents see, in finer textures: uint8 [height, width, 3]."""
-    with _x64_off(True):
+    with x64_off(True):
         pixels = np.asarray(_renderer(classic)(state))
     return np.clip(pixels, 0, 255).astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)

@@ -40,6 +40,7 @@ from jaxpg.envs._adapted import adapted
 from jaxpg.envs._jumanji_render import renderer
 from jaxpg.envs._jumanji_spaces import action_coding, as_dict, converted_space
 from jaxpg.envs._keys import plain_key
+from jaxpg.envs._parameters import check_names
 from jaxpg.envs.base import Environment
 from jaxpg.envs.masks import ACTION_MASK
 from jaxpg.envs.spaces import Box
@@ -159,7 +160,7 @@ def make(name: str, max_steps: int | None, parameters: Mapping[str, Any]) -> Env
     arguments = dict(parameters)
     if parameters or max_steps is not None:
         known = _constructor_arguments(name)
-        _check_parameters(name, parameters, [argument for argument in known if argument != _LIMIT])
+        check_names(name, parameters, known, limit=_LIMIT)
         if max_steps is not None and _LIMIT in known:
             arguments[_LIMIT] = max_steps  # Some states have as many entries as there may be steps.
     with jax.ensure_compile_time_eval():
@@ -210,16 +211,6 @@ def _constructor_arguments(name: str) -> tuple[str, ...]:
     with jax.ensure_compile_time_eval():
         kind = type(_imported("jumanji").make(name))
     return tuple(inspect.signature(kind).parameters)
-
-
-def _check_parameters(name: str, parameters: Mapping[str, Any], known: list[str]) -> None:
-    for parameter in parameters:
-        if parameter == _LIMIT:
-            raise ValueError(f"{name}: the episode limit is set by max_steps, not by {_LIMIT}")
-        if parameter not in known:
-            raise ValueError(
-                f"{name} has no parameter {parameter!r}; it has {', '.join(known)}{_check.nearest(parameter, known)}"
-            )
 
 
 def _check_interface(jumanji_env: Any) -> None:

@@ -33,6 +33,7 @@ import jax
 
 from jaxpg import _check
 from jaxpg.envs import _brax_like
+from jaxpg.envs._parameters import check_names
 from jaxpg.envs.base import Environment
 
 __all__ = ["available", "from_mujoco_playground", "make", "refusal"]
@@ -89,12 +90,10 @@ def make(name: str, max_steps: int | None, parameters: dict[str, Any]) -> Enviro
     registry = _imported().registry
     config = parameters.get("config")
     defaults = _entries(registry.get_default_config(name) if config is None else config)
-    _brax_like.check_arguments(title, parameters, ["config", "config_overrides", *defaults])
+    check_names(title, parameters, ["config", "config_overrides", *defaults], limit=_LIMIT)
     overrides = dict(parameters.get("config_overrides") or {})
-    _brax_like.check_arguments(f"the configuration of {title}", overrides, list(defaults))
+    check_names(f"the configuration of {title}", overrides, defaults, limit=_LIMIT)
     overrides |= {entry: value for entry, value in parameters.items() if entry in defaults}
-    if _LIMIT in overrides:
-        raise ValueError(f"{title}: the episode limit is set by max_steps, not by {_LIMIT}")
     if max_steps is not None and _LIMIT in defaults:
         overrides[_LIMIT] = max_steps
     if config is None and "impl" in defaults:

@@ -28,6 +28,7 @@ import numpy as np
 from jaxpg import _check
 from jaxpg.envs._adapted import adapted
 from jaxpg.envs._keys import plain_key
+from jaxpg.envs._parameters import check_names
 from jaxpg.envs.base import Environment
 from jaxpg.envs.spaces import Box, Discrete, Space
 
@@ -89,7 +90,7 @@ def make(name: str, max_steps: int | None, parameters: Mapping[str, Any]) -> Env
     """The environment that `jaxpg.make("navix/name")` gives. The parameters are those of its `create`."""
     navix = _imported("navix")
     with jax.ensure_compile_time_eval():
-        _check_parameters(name, parameters, type(navix.make(name)))
+        check_names(name, parameters, _parameters(type(navix.make(name))), limit=_LIMIT)
         arguments = {parameter: _argument(parameter, value) for parameter, value in parameters.items()}
         try:
             navix_env = navix.make(name, **arguments)
@@ -158,18 +159,12 @@ def _observation_space(navix_env: Any, observation: Any) -> Space:
     return Box(np.asarray(space.minimum), np.asarray(space.maximum), shape, dtype)
 
 
-def _check_parameters(name: str, parameters: Mapping[str, Any], kind: type) -> None:
+def _parameters(kind: type) -> list[str]:
+    """The arguments of its `create`, and its fields, which that takes too."""
     create = inspect.signature(kind.create).parameters  # pyright: ignore[reportAttributeAccessIssue]
     named = [parameter.name for parameter in create.values() if parameter.kind != parameter.VAR_KEYWORD]
     fields = [field.name for field in dataclasses.fields(kind)]
-    known = [parameter for parameter in dict.fromkeys([*named, *fields]) if parameter != _LIMIT]
-    for parameter in parameters:
-        if parameter == _LIMIT:
-            raise ValueError(f"{name}: the episode limit is set by the argument max_steps of jaxpg.make")
-        if parameter not in known:
-            raise ValueError(
-                f"{name} has no parameter {parameter!r}; it has {', '.join(known)}{_check.nearest(parameter, known)}"
-            )
+    return list(dict.fromkeys([*named, *fields]))
 
 
 def _argument(parameter: str, value: Any) -> Any:

@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
-from jaxpg.envs._adapted import _x64_off, adapted
+from jaxpg.envs._adapted import adapted, x64_off
+from jaxpg.envs._parameters import check_names
 from jaxpg.envs.base import Environment
 from jaxpg.envs.masks import ACTION_MASK
 from jaxpg.envs.spaces import Box, Discrete
@@ -48,7 +49,7 @@ _TIMER = "_terminate_timer"  # Freeway's: it falls by one in each step and ends 
 @functools.cache
 def available() -> tuple[str, ...]:
     """The games for one player."""
-    with jax.ensure_compile_time_eval(), _x64_off(True):  # Freeway's module makes arrays of the default integer.
+    with jax.ensure_compile_time_eval(), x64_off(True):  # Freeway's module makes arrays of the default integer.
         pgx = importlib.import_module("pgx")
         names = [name for name in pgx.available_envs() if name not in _REFUSED]
         return tuple(name for name in names if pgx.make(name).num_players == 1)
@@ -65,19 +66,14 @@ def make(name: str, max_steps: int | None, parameters: Mapping[str, Any]) -> Env
     Parameters are the arguments of the game's constructor: `sticky_action_prob`, which may be traced, and
     `use_minimal_action_set` for MinAtar, none for 2048.
     """
-    with jax.ensure_compile_time_eval(), _x64_off(True):
+    with jax.ensure_compile_time_eval(), x64_off(True):
         game = importlib.import_module("pgx").make(name)
         known = {
             parameter.name: parameter.default
             for parameter in inspect.signature(type(game)).parameters.values()
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         }
-        for parameter in parameters:
-            if parameter not in known:
-                raise ValueError(
-                    f"pgx/{name} has no parameter {parameter!r}; it has {', '.join(known) or 'none'}"
-                    f"{_check.nearest(parameter, known)}"
-                )
+        check_names(f"pgx/{name}", parameters, known)
         if parameters:
             game = type(game)(
                 **{
@@ -111,7 +107,7 @@ def from_pgx(pgx_env: Any, *, max_steps: int | None = None, name: str | None = N
         raise TypeError(f"pgx_env must be an environment of pgx; got {pgx_env!r}, which lacks {', '.join(missing)}")
     if pgx_env.num_players != 1:
         raise ValueError(f"pgx_env must be a game for one player; {pgx_env.id} has {pgx_env.num_players} players")
-    with jax.ensure_compile_time_eval(), _x64_off(True):  # Some games cannot be traced under x64.
+    with jax.ensure_compile_time_eval(), x64_off(True):  # Some games cannot be traced under x64.
         first = pgx_env.init(jax.random.key(0))
     limit = _check.optional(_check.count, "max_steps", max_steps) or _default_limit(pgx_env.id, first)
     is_masked = not _always_legal(pgx_env)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxpg import _check
 from jaxpg.envs import _gymnax_make
+from jaxpg.envs._parameters import Kept
 from jaxpg.envs.base import Environment
 
 __all__ = ["SUITES", "Suite", "available", "make", "suite_module"]
@@ -46,8 +47,7 @@ SUITES: Mapping[str, Suite] = {
     "xminigrid": Suite("jaxpg.envs.xminigrid", "xminigrid", "xminigrid"),
 }
 
-_environments: dict[Any, Environment] = {}
-_MAX_KEPT = 256
+_kept = Kept()
 
 
 def available(suite: str | None = None) -> list[str]:
@@ -108,15 +108,10 @@ def make(name: str, *, max_steps: int | None = None, **parameters: Any) -> Envir
         if reason:
             raise ValueError(f"name {name!r} is not offered: {reason}")
         _check.named("name", name, [f"{suite}/{each}" for each in module.available()])
-    key = _cache_key(name, max_steps, parameters)
-    if key in _environments:
-        return _environments[key]
-    environment = module.make(inner, max_steps, parameters)
-    if key is not None:
-        while len(_environments) >= _MAX_KEPT:
-            _environments.pop(next(iter(_environments)))
-        _environments[key] = environment
-    return environment
+    # 1, 1.0 and True are equal but mean different things to a constructor.
+    given = tuple(sorted((field, type(value).__name__, value) for field, value in parameters.items()))
+    key = (name, max_steps, given, jnp.result_type(float))
+    return _kept.get(key, lambda: module.make(inner, max_steps, parameters))
 
 
 def suite_module(suite: str) -> ModuleType:
@@ -125,15 +120,3 @@ def suite_module(suite: str) -> ModuleType:
     if not facts.is_installed:
         raise ImportError(f'the environments of {suite} need it: pip install "jaxpg[{facts.extra}]"')
     return importlib.import_module(facts.module)
-
-
-def _cache_key(name: str, max_steps: int | None, parameters: Mapping[str, Any]) -> Any:
-    """What the environment depends on, or None where that has no hash."""
-    # 1, 1.0 and True are equal but mean different things to a constructor.
-    given = tuple(sorted((field, type(value).__name__, value) for field, value in parameters.items()))
-    key = (name, max_steps, given, jnp.result_type(float))
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key

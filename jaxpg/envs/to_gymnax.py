@@ -44,7 +44,7 @@ def _environment_class() -> Any:
     """gymnax takes seconds to import, so that what inherits from it is made when it is asked for."""
     from flax import struct
 
-    _gymnax_make._import_gymnax()
+    _gymnax_make.import_gymnax()
     gymnax_spaces: Any = importlib.import_module("gymnax.environments.spaces")
     environment: Any = importlib.import_module("gymnax.environments.environment")
 

@@ -23,6 +23,7 @@ import numpy as np
 from jaxpg import _check
 from jaxpg.envs._adapted import adapted, narrowed
 from jaxpg.envs._keys import plain_key
+from jaxpg.envs._parameters import check_names
 from jaxpg.envs.base import Environment
 from jaxpg.envs.spaces import Box, Discrete
 
@@ -81,14 +82,7 @@ def make(name: str, max_steps: int | None, parameters: Mapping[str, Any]) -> Env
     _check.named("name", name, available())
     with jax.ensure_compile_time_eval():
         environment, defaults = xminigrid.make(name)
-    known = [field.name for field in dataclasses.fields(defaults) if field.name != _LIMIT]
-    for parameter in parameters:
-        if parameter == _LIMIT:
-            raise ValueError(f"{name}: the episode limit is set by the argument max_steps of jaxpg.make")
-        if parameter not in known:
-            raise ValueError(
-                f"{name} has no parameter {parameter!r}; it has {', '.join(known)}{_check.nearest(parameter, known)}"
-            )
+    check_names(name, parameters, [field.name for field in dataclasses.fields(defaults)], limit=_LIMIT)
     params = defaults.replace(**parameters)
     return from_xminigrid(environment, params, max_steps=max_steps, name=f"xminigrid/{name}")
 

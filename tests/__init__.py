@@ -1,0 +1,1 @@
+"""The tests; a package, so that no `tests` of another library comes first."""
