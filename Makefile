@@ -1,5 +1,6 @@
 # `make help` lists the targets. They share one environment, .venv, made on demand and brought up to date whenever
 # pyproject.toml or constraints.txt changes. ARGS goes to the command: make test ARGS="-k gradient -x".
+# Other versions go into an environment of their own: make test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
 
 PYTHON ?= python3
 ARGS ?=
@@ -7,10 +8,14 @@ ARGS ?=
 WORKERS ?= 2
 
 VENV := .venv
+CONSTRAINTS := constraints.txt
+# Those for which `make release` tries the wheel, as far as they are there.
+PYTHONS := python3.11 python3.12 python3.13
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/installed
 DEV := $(VENV)/installed-dev
 NOTEBOOKS := $(VENV)/installed-notebooks
+RELEASE := $(VENV)/installed-release
 SUITES := $(VENV)/installed-suites
 NOTEBOOK_FILES = $(wildcard notebooks/*.ipynb)
 
@@ -21,7 +26,7 @@ QUICK_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow test-suites test-all lint types format bench bench-check notebooks docs clean FORCE
+.PHONY: help install demo test test-slow test-suites test-all lint types format bench bench-check notebooks docs build release clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +79,20 @@ endif
 docs: $(DEV) ## run the examples of README.md and the guides (the documentation itself is plain Markdown, docs/)
 	$(BIN)/python -m pytest tests/test_readme.py tests/test_guides.py $(ARGS)
 
+build: $(RELEASE) ## build the wheel and the sdist into dist/
+	rm -rf dist
+	$(BIN)/python -m build . > /dev/null
+	$(BIN)/twine check --strict dist/*
+
+release: build ## build, and try the wheel in an empty environment of each Python of PYTHONS
+	@tried=; for python in $(PYTHONS); do \
+	    $$python -c '$(NEW_ENOUGH)' 2> /dev/null || { echo "$$python is not here: left out"; continue; }; \
+	    folder=$$(mktemp -d) && $$python -m venv $$folder/env \
+	        && $$folder/env/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) dist/*.whl \
+	        && (cd $$folder && env/bin/python $(CURDIR)/tests/installed.py) || exit 1; \
+	    rm -rf $$folder; tried=yes; \
+	done; [ -n "$$tried" ] || { echo "None of $(PYTHONS) is here: name one with PYTHONS=" >&2; exit 1; }
+
 clean: ## remove .venv, caches and built packages; runs and outputs stay
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -101,14 +120,14 @@ $(VENV)/made: FORCE
 	if [ -e $(VENV) ]; then echo "Making $(VENV) again: it is broken, was moved, or is of another Python."; fi; \
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && echo "$(CURDIR)" > $@
 
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
-$(RUNTIME): $(VENV)/made pyproject.toml constraints.txt
+$(RUNTIME): $(VENV)/made pyproject.toml $(CONSTRAINTS)
 	@echo "Installing jaxpg into $(VENV) (the first time takes a minute or two)"
 	@$(PIP_INSTALL) -e .
 	@touch $@
 
-$(DEV) $(NOTEBOOKS) $(SUITES): $(VENV)/installed-%: $(VENV)/made pyproject.toml constraints.txt
+$(DEV) $(NOTEBOOKS) $(SUITES) $(RELEASE): $(VENV)/installed-%: $(VENV)/made pyproject.toml $(CONSTRAINTS)
 	@echo "Installing jaxpg[$*] into $(VENV) (the first time takes a minute or two)"
 	@$(PIP_INSTALL) -e '.[$*]'
 	@touch $(RUNTIME) $@

@@ -78,7 +78,7 @@ def constraints(name):
     return [line for line in lines if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "constraints-lowest.txt"])
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-lowest.txt", "constraints-colab.txt"])
 def test_constraints_are_names_and_versions_only(name):
     exact = re.compile(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*(; python_version (<|>=) \"3\.[0-9]+\")?")
     assert [line for line in constraints(name) if not exact.fullmatch(line)] == []
