@@ -18,6 +18,8 @@ NOTEBOOKS := $(VENV)/installed-notebooks
 RELEASE := $(VENV)/installed-release
 SUITES := $(VENV)/installed-suites
 NOTEBOOK_FILES = $(wildcard notebooks/*.ipynb)
+# tiny: quick, for tests; small: what is committed, two cores and minutes; full: a GPU.
+SIZE ?= small
 
 # Most of the tests' time is compilation. Those that learn run what users run, as the demo and the notebooks do.
 # The emitters of fusions that XLA has taken since 2025 make quicker loops, and take twice as long to compile.
@@ -26,7 +28,7 @@ QUICK_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow test-suites test-all lint types format bench bench-check notebooks docs build release clean FORCE
+.PHONY: help install demo test test-slow test-suites test-all lint types format bench bench-check notebooks notebooks-save docs build release clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -69,12 +71,12 @@ bench: $(DEV) ## run the benchmarks
 bench-check: $(DEV) ## measure the goals of docs/performance.md; fails where one is missed
 	$(BIN)/python -m benchmarks check $(ARGS)
 
-notebooks: $(DEV) $(NOTEBOOKS) ## execute the notebooks; an error in a cell fails
-ifeq ($(NOTEBOOK_FILES),)
-	@echo "There are no notebooks to execute."
-else
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 $(NOTEBOOK_FILES) $(ARGS)
-endif
+notebooks: $(DEV) $(NOTEBOOKS) ## execute the notebooks (SIZE=tiny: quickly; SIZE=full: for a GPU); an error in a cell fails
+	JAXPG_NOTEBOOK_SIZE=$(SIZE) $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -p no:timeout \
+		--durations=0 $(NOTEBOOK_FILES) $(ARGS)
+
+notebooks-save: $(DEV) $(NOTEBOOKS) ## execute the notebooks from their sources, and keep what they show in them
+	cd notebooks && for source in *.py; do JAXPG_NOTEBOOK_SIZE=$(SIZE) ../$(BIN)/jupytext --to ipynb --execute $$source || exit 1; done
 
 docs: $(DEV) ## run the examples of README.md and the guides (the documentation itself is plain Markdown, docs/)
 	$(BIN)/python -m pytest tests/test_readme.py tests/test_guides.py $(ARGS)

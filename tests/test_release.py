@@ -42,7 +42,7 @@ def test_the_workflow_s_targets_and_files_are_there():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     jobs = yaml.safe_load(WORKFLOW)["jobs"]
     versions = jobs["versions"]["strategy"]["matrix"]["include"]
-    named = {word for entry in versions for word in entry["run"].split()}
+    named = {word for entry in versions for word in entry["run"].split() if "=" not in word}
     named |= {run.split()[0] for run in jobs["more"]["strategy"]["matrix"]["run"]}
     assert named <= targets
     assert all((ROOT / entry["constraints"]).exists() for entry in versions)
