@@ -85,12 +85,15 @@ class Looker:
             "seconds": time.perf_counter() - start,
         }
 
-    def speed(self, num_envs, num_steps, rounds):
-        """Steps per second of random legal actions with resets, and the seconds of compilation."""
+    def speed(self, num_envs, most_steps, rounds):
+        """Steps per second of random legal actions with resets, and the seconds of compilation.
+
+        A round takes about two seconds, or `most_steps` in each environment.
+        """
         env = self._env
 
-        def step(carry, time):
-            key, state, observation = carry
+        def step(time, carry):
+            key, state, observation, total = carry
             action_key, step_key, reset_key = jax.random.split(jax.random.fold_in(key, time), 3)
             action = masks.random_action(env.action_space, observation, action_key)
             state, timestep = env.step(step_key, state, action)
@@ -102,22 +105,25 @@ class Looker:
             )
             # What nobody reads is not computed: a reward may be constant, a picture may never be looked at.
             read = (timestep.reward, timestep.terminated, timestep.truncated, timestep.observation)
-            return (key, state, observation), sum(jnp.sum(leaf, dtype=float) for leaf in jax.tree.leaves(read))
+            total += sum(jnp.sum(leaf, dtype=float) for leaf in jax.tree.leaves(read))
+            return key, state, observation, total
 
-        def play(key):
-            state, observation = env.reset(key)
-            return jax.lax.scan(step, (key, state, observation), jnp.arange(num_steps))[1].sum()
+        def play(key, num_steps):
+            return jax.lax.fori_loop(0, num_steps, step, (key, *env.reset(key), 0.0))[-1]
 
         keys = jax.random.split(jax.random.key(0), num_envs)
         start = time.perf_counter()
-        compiled = jax.jit(jax.vmap(play)).lower(keys).compile()
+        compiled = jax.jit(jax.vmap(play, (0, None))).lower(keys, 1).compile()
         compile_seconds = time.perf_counter() - start
-        seconds = []
-        for _ in range(rounds + 1):
+
+        def timed(num_steps):
             start = time.perf_counter()
-            jax.block_until_ready(compiled(keys))
-            seconds.append(time.perf_counter() - start)
-        seconds = seconds[1:]
+            jax.block_until_ready(compiled(keys, num_steps))
+            return time.perf_counter() - start
+
+        timed(1)
+        num_steps = int(np.clip(2 * 2.0 / timed(2), 2, most_steps))
+        seconds = [timed(num_steps) for _ in range(rounds)]
         return {
             "steps_per_second": num_envs * num_steps / float(np.median(seconds)),
             "rounds": seconds,
@@ -262,15 +268,15 @@ CONFORMANCE = """Each environment is played with random legal actions by `jaxpg.
 NAME`). The rewards, observations and ends of at least five environments of each suite are
 compared with those of the suite's own loop, step by step, in `tests/suites`. Steps per second are
 those of 256 environments side by side with random actions, a reset computed at every step, on two
-CPU cores: what the environment itself costs."""
+CPU cores: what the environment itself costs, at most."""
 LEARNT = """PPO with the hyperparameters of [jaxpg/algorithms/presets.py](../jaxpg/algorithms/presets.py), a
 few seeds at once: `jaxpg train NAME --algorithm ppo`, or all by `python -m benchmarks suites
 --parts learning`. Returns are means over fresh episodes of each seed's last policy. Published
 numbers are of other protocols: they say where a good result lies."""
 PUBLISHED = {
     "brax/inverted_pendulum": "1,000 is the most",
-    "craftax/Craftax-Classic-Symbolic-v1": "22 is the most; PPO 90% of it at 1,000M steps (Matthews et al. 2024); in Crafter "
-    "itself, from pixels, PPO 4.2 ± 1.2 at 1M and random actions 2.1 ± 1.3 (Hafner 2021)",
+    "craftax/Craftax-Classic-Symbolic-v1": "22 is the most; PPO 90% of it at 1,000M steps (Matthews et al. 2024); in "
+    "Crafter itself, from pixels, PPO 4.2 ± 1.2 at 1M and random actions 2.1 ± 1.3 (Hafner 2021)",
     "mujoco_playground/CartpoleBalance": "1,000 is the most",
     "navix/Navix-DoorKey-5x5-v0": "1 is the most",
     "pgx/minatar-breakout": "28 at 10M steps in gymnax's version of the game (PureJaxRL)",
