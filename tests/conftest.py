@@ -19,6 +19,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # As jaxpg.use_cpu_cores and the command line set it.
 _NO_HANG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
+# What the tests share is imported by its file's name, also in the processes that they start.
+_PATH = [str(ROOT / "tests"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(_PATH))
+
 if _NO_HANG.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_NO_HANG}".strip()
 

@@ -115,7 +115,7 @@ import jax, jax.numpy as jnp, numpy as np, re
 from jax.sharding import Mesh
 from jaxpg import _mesh, _plan
 from jaxpg.algorithms import _blocks
-from tests.test_blocks import PARAMETERS, minibatch, terms
+from test_blocks import PARAMETERS, minibatch, terms
 _plan.DEFAULTS["cpu"]["minibatch_rows"] = 4
 batch, extra = minibatch(1, 64), jnp.ones((1, 64))
 mesh = Mesh(np.array(jax.devices()), ("d",))

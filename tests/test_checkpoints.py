@@ -644,8 +644,7 @@ def test_a_real_limit_on_the_size_of_files(run_in_subprocess, tmp_path):
         assert 0 < loaded.num_updates < whole.num_updates
         same(jaxpg.train(algorithm, key, directory={str(tmp_path)!r}, **options).state, whole.state)
         print("same")
-        """,
-        env={"PYTHONPATH": str(ROOT / "tests")},
+        """
     )
     assert "could not be written" in printed and printed.endswith("same\n"), printed
 

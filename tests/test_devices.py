@@ -132,7 +132,7 @@ def test_a_run_goes_on_with_other_devices(run_in_subprocess):
 
 
 SWEPT = """
-from tests.training_runs import tiny
+from training_runs import tiny
 def sweep(m, **options):
     return jaxpg.sweep(lambda learning_rate: tiny(learning_rate=learning_rate), {"learning_rate": [0.01, 0.1, 1.0]},
                        seeds=5, key=jax.random.key(2), num_env_steps=90, mesh=m, progress=False, evaluate_every=40,
@@ -231,7 +231,7 @@ process, processes, port, directory = int(sys.argv[1]), int(sys.argv[2]), sys.ar
 steps = int(sys.argv[5])
 assert jaxpg.use_hosts(f"127.0.0.1:{port}", processes, process, cpu_devices=4 // processes) == processes
 import jax, numpy as np
-from tests.training_runs import tiny
+from training_runs import tiny
 assert jax.device_count() == 4
 env = jaxpg.make("CartPole-v1", max_steps=12)
 algorithm = jaxpg.a2c(env, jaxpg.policies.mlp(env, (4,)), num_envs=8, num_steps=5)
@@ -306,7 +306,7 @@ def compare(tmp_path, process, whole, swept):
 @pytest.mark.slow
 def test_processes_train_and_sweep_as_one(tmp_path):
     """Two processes, then four that go on from their checkpoint, against one process with one device."""
-    from tests.training_runs import tiny
+    from training_runs import tiny
 
     swept = jaxpg.sweep(
         lambda learning_rate: tiny(learning_rate=learning_rate), {"learning_rate": [0.01, 0.1]}, seeds=3,

@@ -197,7 +197,7 @@ def run(command, **environment):
     """What the command prints; its JAX has as many CPU devices as its code asks for."""
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "host_platform_device_count" not in flag]
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
-    variables = {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu", "PATH": path, "PYTHONPATH": str(DOCS.parent)}
+    variables = {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu", "PATH": path}
     done = subprocess.run(
         command, env={**os.environ, **variables, **environment}, capture_output=True, text=True, timeout=550
     )
@@ -207,7 +207,7 @@ def run(command, **environment):
 
 SESSION = """
 import sys
-from tests.test_guides import run_steps, steps_of
+from test_guides import run_steps, steps_of
 run_steps(steps_of(sys.argv[1]), {})
 """
 

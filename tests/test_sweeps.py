@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import xarray
+from training_runs import same, tiny
 
 import jaxpg
 from jaxpg import sweeps
@@ -18,7 +19,6 @@ from jaxpg.sweeps._dataset import labels
 from jaxpg.sweeps._settings import settle
 from jaxpg.sweeps.points import as_points
 from jaxpg.training._files import locked
-from tests.training_runs import same, tiny
 
 RATES = [0.01, 0.1, 1.0]
 
@@ -622,7 +622,7 @@ def test_a_directory_holds_a_run_or_a_sweep(key, tmp_path):
 KILLED = """
 import sys, time, jax, jaxpg
 from jaxpg.sweeps import _batch
-from tests.training_runs import tiny
+from training_runs import tiny
 _batch.MAX_BLOCK = 8
 real = _batch.Batch._play_block
 def slow(self, *rest):

@@ -1,1 +1,0 @@
-"""The tests; a package, so that no `tests` of another library comes first."""
