@@ -36,7 +36,7 @@ SOME = {
     "jumanji": ["Snake-v1", "Game2048-v1", "Maze-v0", "Cleaner-v0", "Knapsack-v1", "RubiksCube-v0"],
     "mujoco_playground": ["CartpoleBalance", "PendulumSwingup", "ReacherEasy", "CheetahRun", "BallInCup"],
     "navix": ["Navix-Empty-5x5-v0", "Navix-DoorKey-5x5-v0", "Navix-FourRooms-v0", "Navix-LavaGapS5-v0",
-              "Navix-Dynamic-Obstacles-5x5"],
+              "Navix-Dynamic-Obstacles-5x5-v0"],
     "pgx": ["2048", "minatar-asterix", "minatar-breakout", "minatar-freeway", "minatar-seaquest",
             "minatar-space_invaders"],
     "xminigrid": ["MiniGrid-Empty-5x5", "MiniGrid-DoorKey-5x5", "MiniGrid-FourRooms", "MiniGrid-MemoryS8",
