@@ -196,8 +196,13 @@ def __getattr__(name: str) -> Any:
     else:
         import difflib
 
-        close = difflib.get_close_matches(name, __all__, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        # `jaxpg.gae` is `jaxpg.weights.gae`: what is asked for may live in a module of its own.
+        homes = [] if name.startswith("_") else ["policies", "weights", "baselines", "envs", "sampling"]
+        found = {f"{home}.{n}": n for home in homes for n in importlib.import_module(f"jaxpg.{home}").__all__}
+        found.update(zip(__all__, __all__))
+        lower = {path: n.lower() for path, n in found.items()}
+        close = difflib.get_close_matches(name.lower(), lower.values(), n=1)
+        hint = "".join(f"; did you mean {path!r}?" for path, n in lower.items() if [n] == close)
         raise AttributeError(f"module 'jaxpg' has no attribute {name!r}{hint}")
     globals()[name] = value
     return value

@@ -4,11 +4,13 @@ Range checks apply to concrete values only: a hyperparameter may be a traced arr
 its value is not known here.
 """
 
+import dataclasses
 import difflib
+import inspect
 import math
 import numbers
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -19,10 +21,14 @@ from jax.core import Tracer
 T = TypeVar("T")
 
 __all__ = [
+    "array",
     "boolean",
+    "broadcasting",
     "callable_",
     "count",
     "count_or",
+    "described",
+    "finite",
     "instance",
     "is_concrete",
     "key",
@@ -30,6 +36,7 @@ __all__ = [
     "nearest",
     "number",
     "optional",
+    "params",
     "positive",
     "unit",
 ]
@@ -63,11 +70,89 @@ def callable_(argument: str, value: Any, what: str) -> Any:
     return value
 
 
+# What a user may write for each of the records.
+_EXAMPLES = {
+    "Algorithm": "jaxpg.ppo(env, policy)",
+    "Baseline": "jaxpg.baselines.leave_one_out()",
+    "Critic": "jaxpg.policies.value_mlp(env)",
+    "Environment": "jaxpg.make('CartPole-v1')",
+    "Policy": "jaxpg.policies.mlp(env)",
+    "SegmentState": "start_segments(env, policy, key, num_lanes)",
+    "Sampling": "jaxpg.sampling.antithetic()",
+    "Trajectory": "the first that jaxpg.rollout.collect gives",
+    "Weight": "jaxpg.weights.reward_to_go(discount=0.99)",
+}
+_ADAPTED = ("brax", "craftax", "gymnax", "jumanji", "mujoco_playground", "navix", "pgx", "xminigrid")
+
+
 def instance(argument: str, value: Any, kind: type[T]) -> T:
     """`value`, if it is one of jaxpg's records of that kind."""
     if not isinstance(value, kind):
-        raise TypeError(f"{argument} must be a {kind.__name__}; got {type(value).__name__} ({value!r:.80})")
+        name = kind.__name__
+        article = "an" if name[0] in "AEIOU" else "a"
+        example = f", such as {_EXAMPLES[name]}" if name in _EXAMPLES else ""
+        raise TypeError(f"{argument} must be {article} {name}{example}; got {described(value)}{_hint(value, name)}")
     return value
+
+
+def described(value: Any) -> str:
+    """The type of `value` and what it holds, in short, for "got …"."""
+    if isinstance(value, type):
+        return f"the class {value.__name__} itself"
+    if inspect.isfunction(value) or inspect.ismodule(value):
+        return f"the {type(value).__name__} {value.__name__}"
+    if isinstance(value, (jax.Array, np.ndarray)):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    if dataclasses.is_dataclass(value) and type(value).__module__.startswith("jaxpg"):
+        return f"a jaxpg {type(value).__name__}"
+    return f"{type(value).__name__} ({value!r:.80})"
+
+
+def _hint(value: Any, wanted: str) -> str:
+    """What a user who gave `value` for a record probably meant."""
+    if inspect.isfunction(value) and value.__module__.startswith("jaxpg") and "<" not in value.__qualname__:
+        return f": call it, {value.__name__}(…)"
+    if wanted != "Environment":
+        return ""
+    if isinstance(value, str):
+        return f": jaxpg.make({value!r}) makes one by name"
+    root = type(value).__module__.partition(".")[0]
+    if root in _ADAPTED:
+        return f": jaxpg.envs.from_{root}(…) adapts it"
+    if root in ("gym", "gymnasium"):
+        return ": it cannot be traced; jaxpg.make has the classic ones, evaluate_gymnasium plays a policy in others"
+    return ""
+
+
+def params(argument: str, value: Any) -> Any:
+    """`value`, if it is a pytree of floating-point arrays."""
+    accepted = "a pytree of floating-point arrays, such as policy.init(key) gives"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        dtype = getattr(leaf, "dtype", type(leaf) if isinstance(leaf, numbers.Number) else None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            got = described(leaf) if dtype is None else f"dtype {jnp.dtype(dtype).name}"
+            raise TypeError(f"{argument}{jax.tree_util.keystr(path)} must be floating point, {accepted}; got {got}")
+    return value
+
+
+def array(argument: str, value: Any) -> jax.Array:
+    """`value` as an array of numbers or booleans."""
+    try:
+        if value is not None:
+            return jnp.asarray(value)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{argument} must be an array of numbers; got {described(value)}")
+
+
+def broadcasting(**arrays: Any) -> None:
+    """Raises where the arrays' shapes do not broadcast together."""
+    shapes = {name: jnp.shape(array(name, value)) for name, value in arrays.items()}
+    try:
+        np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"{' and '.join(shapes)} must have shapes that broadcast; got {got}") from None
 
 
 def optimizer(argument: str, value: Any) -> Any:
@@ -92,20 +177,20 @@ def optional(check: Any, argument: str, value: Any, *rest: Any, **options: Any) 
     return None if value is None else check(argument, value, *rest, **options)
 
 
-def count(argument: str, value: Any, minimum: int = 1) -> int:
+def count(argument: str, value: Any, minimum: int | None = 1) -> int:
     """`value` as a Python int of at least `minimum`; counts fix array shapes, so they cannot be traced."""
+    accepted = "an integer" if minimum is None else f"an integer of at least {minimum}"
     if not is_concrete(value):
         raise TypeError(f"{argument} fixes an array's shape and must be a Python integer; got a traced value ({value})")
     if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{argument} must be an integer of at least {minimum}; got {value!r}")
+        raise TypeError(f"{argument} must be {accepted}; got {value!r}")
     try:
         result = operator.index(value)
     except TypeError:
-        raise TypeError(
-            f"{argument} must be an integer of at least {minimum}; got {type(value).__name__} ({value!r})"
-        ) from None
-    if result < minimum:
-        raise ValueError(f"{argument} must be an integer of at least {minimum}; got {result}")
+        hint = f": write {int(value):_}" if isinstance(value, float) and value.is_integer() else ""
+        raise TypeError(f"{argument} must be {accepted}; got {type(value).__name__} ({value!r:.80}){hint}") from None
+    if minimum is not None and result < minimum:
+        raise ValueError(f"{argument} must be {accepted}; got {result}")
     return result
 
 
@@ -148,6 +233,13 @@ def unit(argument: str, value: Any) -> Any:
     return number(argument, value, 0.0, 1.0)
 
 
+def finite(argument: str, tree: Any) -> None:
+    """Raises where a leaf of `tree` is known and not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if is_concrete(leaf) and not bool(jnp.all(jnp.isfinite(leaf))):
+            raise ValueError(f"{argument}{jax.tree_util.keystr(path)} must be finite; got NaN or infinity in it")
+
+
 def positive(argument: str, value: Any) -> Any:
     """`value`, a real scalar above 0."""
     return number(argument, value, 0.0, math.inf, exclusive=True)
@@ -167,5 +259,9 @@ def key(argument: str, value: Any) -> jax.Array:
         if value.ndim != 1:
             raise ValueError(f"{argument} must be {accepted}; got a uint32 array of shape {value.shape}")
         return jax.random.wrap_key_data(jnp.asarray(value))
-    hint = f": try jax.random.key({value})" if isinstance(value, int) else ""
-    raise TypeError(f"{argument} must be {accepted}; got {type(value).__name__}{hint}")
+    hint = ""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        hint = f": try jax.random.key({value})"
+    elif isinstance(value, Mapping):
+        hint = ", which looks like params: mind the order of the arguments"
+    raise TypeError(f"{argument} must be {accepted}; got {described(value)}{hint}")

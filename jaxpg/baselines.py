@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
+from jaxpg._keywords import hinted
 from jaxpg.weights import value_function
 
 __all__ = ["Baseline", "constant", "leave_one_out", "linear", "none", "optimal", "polynomial_features", "time", "value"]
@@ -50,6 +51,10 @@ class Baseline:
     optimal: str | None = None
     group_size: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("function", "peers", "features"):
+            _check.optional(_check.callable_, name, getattr(self, name), "as the docstring of Baseline has it")
+
     @property
     def of_other_episodes(self) -> bool:
         """Whether the baseline needs the other episodes of a group in memory."""
@@ -76,6 +81,7 @@ def value(function: Any) -> Baseline:
     return Baseline(function=value_function("function", function))
 
 
+@hinted
 def leave_one_out(group_size: int | None = None) -> Baseline:
     """The mean over the other episodes of the group: b_{i,t} = 1/(n−1) Σ_{j≠i} Ψ_{j,t} (Kool et al., 2019).
 
@@ -109,8 +115,7 @@ def time(values: Any = None, group_size: int | None = None) -> Baseline:
         raise ValueError("group_size belongs to a time baseline that is made of the episodes; got values as well")
     if np.ndim(values) != 1 or np.shape(values)[0] == 0:
         raise ValueError(f"values must be a sequence b_0, b_1, … of at least one number; got shape {np.shape(values)}")
-    if _check.is_concrete(values) and not np.isfinite(np.asarray(values)).all():
-        raise ValueError(f"values must be finite; got {values}")
+    _check.finite("values", _check.array("values", values))
 
     def function(observation: Any, time: jax.Array) -> jax.Array:
         del observation
@@ -120,6 +125,7 @@ def time(values: Any = None, group_size: int | None = None) -> Baseline:
     return Baseline(function=function)
 
 
+@hinted
 def linear(features: Any = None, *, folds: int = 2, ridge: Any = 1e-5, group_size: int | None = None) -> Baseline:
     """A linear value function fitted within the estimate: b_i(s, t) = φ(s, t)ᵀ θ_{−k(i)}.
 
@@ -160,6 +166,4 @@ def optimal(per_coordinate: bool = False) -> Baseline:
     Args:
       per_coordinate: one constant for each coordinate of the gradient.
     """
-    if not isinstance(per_coordinate, bool):
-        raise TypeError(f"per_coordinate must be True or False; got {per_coordinate!r}")
-    return Baseline(optimal="per_coordinate" if per_coordinate else "scalar")
+    return Baseline(optimal="per_coordinate" if _check.boolean("per_coordinate", per_coordinate) else "scalar")

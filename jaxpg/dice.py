@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg import _check, baselines, rollout, weights
+from jaxpg._keywords import hinted
 from jaxpg._weigh import peer_groups
 from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
@@ -104,6 +105,7 @@ def surrogate(
     return jnp.sum(jnp.where(trajectory.valid, share * terms, 0.0))
 
 
+@hinted
 def objective(
     env: Environment,
     policy: Policy,

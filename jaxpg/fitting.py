@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import optax
 
 from jaxpg import _check, baselines, rollout, weights
+from jaxpg._keywords import hinted
 from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
 from jaxpg.lanes import Trajectory
 from jaxpg.policies.base import Critic, Policy
-from jaxpg.weights import value_function
+from jaxpg.weights import scalar, value_function
 
 __all__ = ["fit_steps", "fit_value", "fitted"]
 
 
+@hinted
 def fit_value(
     key: Any,
     env: Environment,
@@ -70,7 +72,7 @@ def fit_value(
 
 def fitted(critic: Critic, params: Any) -> Baseline:
     """The baseline b_t = V_φ(s_t) of a fitted critic."""
-    return baselines.value(lambda observation: critic.apply(params, observation))
+    return baselines.value(lambda observation: scalar("critic", critic.apply(params, observation)))
 
 
 def fit_steps(

@@ -19,13 +19,15 @@ from jaxpg._accumulate import Terms
 from jaxpg._batching import any_member
 from jaxpg._estimate import EpisodeGradients, GradientEstimate, finish, merge
 from jaxpg._importance import correction_for
+from jaxpg._keywords import hinted
 from jaxpg._plan import require_max_steps, row_bytes
 from jaxpg._play import Job, example_row, lay_out, play_range
 from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
-from jaxpg.envs.check import check_structure
+from jaxpg.envs.check import check_action, check_structure
 from jaxpg.lanes import Player
 from jaxpg.policies.base import Policy
+from jaxpg.policies.distributions import is_distribution, to_environment
 from jaxpg.sampling import Sampling
 from jaxpg.weights import Weight
 
@@ -34,6 +36,7 @@ __all__ = ["EpisodeGradients", "GradientEstimate", "policy_gradient"]
 FIRST_BATCH = 256  # Episodes that num_episodes="auto" starts with.
 
 
+@hinted
 def policy_gradient(
     env: Environment,
     policy: Policy,
@@ -105,8 +108,7 @@ def policy_gradient(
     _check_players(env, policy, behavior)
     size = _size(num_episodes, target_snr, target_error, max_episodes, num_groups, baseline, scheme)
     _check_combination(weight, baseline, scheme, behavior, temperature, size)
-    if not isinstance(per_episode, bool):
-        raise TypeError(f"per_episode must be True or False; got {per_episode!r}")
+    per_episode = _check.boolean("per_episode", per_episode)
     options = {
         "chunk_size": _check.optional(_check.count, "chunk_size", chunk_size, 2 if baseline.of_other_episodes else 1),
         "num_lanes": _check.optional(_check.count, "num_lanes", num_lanes),
@@ -157,7 +159,7 @@ def policy_gradient(
     def gradient(key, params):
         key = _check.key("key", key)
         leaves, structure = jax.tree.flatten(params)
-        form = (structure, *((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+        form = (structure, *((getattr(leaf, "shape", ()), getattr(leaf, "dtype", type(leaf))) for leaf in leaves))
         if form not in seen:
             _check_policy(env, policy, params, "params", "policy")
             if behavior is not None:
@@ -168,6 +170,12 @@ def policy_gradient(
             raise ValueError(
                 f"reward: {int(result.num_nonfinite)} of {int(result.num_episodes)} episodes of {env.name} have a "
                 f"return that is not finite"
+            )
+        if _check.is_concrete(result.gradient_norm) and not jnp.isfinite(result.gradient_norm):
+            _check.finite("params", params)
+            raise ValueError(
+                f"gradient: its norm is {result.gradient_norm} though all returns are finite: look at the observations "
+                f"of {env.name}, the policy's log_prob, and the functions given to weight and baseline"
             )
         return result
 
@@ -332,18 +340,21 @@ def _check_combination(
 
 def _check_policy(env: Environment, policy: Policy, params: Any, params_name: str, policy_name: str) -> None:
     """One abstract step: does the policy take these params and the environment the policy's actions?"""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = getattr(leaf, "dtype", None) or jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"{params_name}{jax.tree_util.keystr(path)} must be floating point; got dtype {dtype}")
+    _check.params(params_name, params)
     structure = check_structure(env)
+
+    def act(params, observation, key):
+        distribution = policy.apply(params, observation)
+        if not is_distribution(distribution):
+            raise TypeError(
+                f"it must give a distribution, with sample(key) and log_prob(action); got "
+                f"{_check.described(distribution)}"
+            )
+        action = distribution.sample(key)
+        return to_environment(distribution, action), distribution.log_prob(action)
+
     try:
-        action, log_prob = jax.eval_shape(
-            lambda p, o, k: (lambda d: (d.sample(k), d.log_prob(d.sample(k))))(policy.apply(p, o)),
-            params,
-            structure.observation,
-            jax.eval_shape(lambda: jax.random.key(0)),
-        )
+        action, log_prob = jax.eval_shape(act, params, structure.observation, jax.eval_shape(lambda: jax.random.key(0)))
     except Exception as error:
         raise ValueError(
             f"{params_name} do not fit the policy, or the policy does not fit {env.name}: policy.apply(params, "
@@ -351,3 +362,4 @@ def _check_policy(env: Environment, policy: Policy, params: Any, params_name: st
         ) from error
     if log_prob.shape != ():
         raise ValueError(f"{policy_name}: log_prob of one action must be a scalar; got shape {log_prob.shape}")
+    check_action(env, action)

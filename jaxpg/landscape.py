@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
+from jaxpg._keywords import hinted
 from jaxpg._plan import default, require_max_steps
 from jaxpg.envs.base import Environment
 from jaxpg.envs.check import check_structure
@@ -29,6 +30,7 @@ NORMALIZATIONS = {  # And the unit of a step.
 }
 
 
+@hinted
 def return_landscape(
     key: Any,
     env: Environment,
@@ -118,6 +120,7 @@ def random_directions(key: Any, policy: Policy, params: Any, *, normalization: s
       ValueError: where the norms are all 0, or params are one number.
     """
     _check.named("normalization", normalization, NORMALIZATIONS)
+    _check.instance("policy", policy, Policy)
     leaves, structure = jax.tree.flatten(params)
     arrays = [np.asarray(leaf) for leaf in leaves]
     trained = jax.tree.leaves(policy.trainable(params)) if policy.trainable else [True] * len(arrays)

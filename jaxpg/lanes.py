@@ -13,9 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpg import _check
 from jaxpg._threefry import fold_in
 from jaxpg.envs.base import Environment
+from jaxpg.envs.check import check_action
 from jaxpg.policies.base import Policy
+from jaxpg.policies.distributions import is_distribution
 
 __all__ = ["EpisodeStatistics", "KeyWords", "Lanes", "Player", "Trajectory", "play_row", "play_step", "reset_lane"]
 
@@ -73,6 +76,13 @@ class Player:
     deterministic: bool = False
     value: Callable[[Any, jax.Array], jax.Array] | None = None
     final_rows: bool = False
+
+    def __post_init__(self) -> None:
+        _check.instance("env", self.env, Environment)
+        _check.instance("policy", self.policy, Policy)
+        _check.optional(_check.callable_, "value", self.value, "(observation, time) -> value")
+        _check.boolean("deterministic", self.deterministic)
+        _check.boolean("final_rows", self.final_rows)
 
 
 @jax.tree_util.register_dataclass
@@ -210,12 +220,15 @@ def play_step(player: Player, params: Any, lane: Lanes) -> tuple[Lanes, Trajecto
     else:
         distribution, carry = policy.apply(params, lane.observation, lane.carry)
         carry = as_dtypes_of(lane.carry, carry)
+    _check_distribution(distribution, player.deterministic)
     if player.deterministic:
         action = distribution.mode()
     else:
         action = distribution.sample(key) if player.draw is None else player.draw(distribution, lane.id, lane.time)
     log_prob = distribution.log_prob(action)
-    state, timestep = env.step(environment_key, lane.state, environment_action(distribution, action))
+    taken = environment_action(distribution, action)
+    check_action(env, taken)
+    state, timestep = env.step(environment_key, lane.state, taken)
 
     reward = jnp.asarray(timestep.reward).astype(float_dtype())
     returns = lane.returns + reward
@@ -255,6 +268,19 @@ def play_step(player: Player, params: Any, lane: Lanes) -> tuple[Lanes, Trajecto
         discount=next_discount,
     )
     return lane, step
+
+
+def _check_distribution(distribution: Any, deterministic: bool) -> None:
+    if not is_distribution(distribution):
+        raise TypeError(
+            f"policy.apply(params, observation) must give a distribution, with sample(key) and log_prob(action); got "
+            f"{_check.described(distribution)}"
+        )
+    if deterministic and not callable(getattr(distribution, "mode", None)):
+        raise TypeError(
+            f"deterministic=True needs distributions with a method mode(); the policy gives "
+            f"{type(distribution).__name__}, which has none"
+        )
 
 
 def play_row(player: Player, params: Any, lanes: Lanes) -> tuple[Lanes, Trajectory, jax.Array, jax.Array]:

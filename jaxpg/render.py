@@ -66,8 +66,7 @@ def play_episode(
     """
     key = _check.key("key", key)
     episode = _check.count("episode", episode, 0)
-    if not isinstance(deterministic, bool):
-        raise TypeError(f"deterministic must be True or False; got {deterministic!r}")
+    deterministic = _check.boolean("deterministic", deterministic)
     longest = require_max_steps(check_environment(env))
     player = lanes.Player(env=env, policy=policy, deterministic=deterministic)
 
@@ -154,7 +153,7 @@ def drawing(env: Environment) -> tuple[Callable[[Frame], Any], float]:
     Raises:
       ValueError: no drawing is known for it.
     """
-    if env.render is not None:
+    if check_environment(env).render is not None:
         render = env.render
         return lambda frame: render(frame.state), _STEP_SECONDS
     paint, seconds = _CLASSIC.get(env.name, (None, _STEP_SECONDS))

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -61,7 +60,8 @@ def generalized_advantages(
 
 def backward_recursion(increments: jax.Array, decays: jax.Array) -> jax.Array:
     """Ψ_t = x_t + c_t Ψ_{t+1} along the first axis, with Ψ behind the last step = 0."""
-    chex.assert_equal_shape([increments, decays])
+    increments, decays = _time_major("increments", increments), _check.array("decays", decays)
+    _same_shape(increments=increments, decays=decays)
 
     def backward(weight, step):
         increment, decay = step
@@ -73,7 +73,7 @@ def backward_recursion(increments: jax.Array, decays: jax.Array) -> jax.Array:
 
 
 def _time_major(argument: str, array: Any) -> jax.Array:
-    array = jnp.asarray(array)
+    array = _check.array(argument, array)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(jnp.result_type(float))
     if array.ndim == 0:
@@ -84,7 +84,7 @@ def _time_major(argument: str, array: Any) -> jax.Array:
 
 
 def _flags(argument: str, array: Any) -> jax.Array:
-    array = jnp.asarray(array)
+    array = _check.array(argument, array)
     if array.dtype != jnp.bool_:
         raise TypeError(f"{argument} must be boolean; got dtype {array.dtype}")
     return array

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxpg import _check, _mesh
 from jaxpg._batching import any_member, write_row
+from jaxpg._keywords import hinted
 from jaxpg._plan import default, require_max_steps, row_bytes, worst_rows
 from jaxpg._threefry import fold_in
 from jaxpg.envs.base import Environment
@@ -196,6 +197,7 @@ def _what_is_left(end: _Round, queue: Queue) -> tuple[EpisodeStatistics, Queue]:
     return end.episodes._replace(length=length), rest
 
 
+@hinted
 def collect(
     env: Environment,
     policy: Policy,
@@ -222,7 +224,8 @@ def collect(
     key = _check.key("key", key)
     check_structure(_check.instance("env", env, Environment))
     _check.instance("policy", policy, Policy)
-    longest = require_max_steps(env) + final_rows
+    longest = require_max_steps(env) + _check.boolean("final_rows", final_rows)
+    _check.optional(_check.unit, "discount", discount)
     num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
     devices = 1 if (mesh := _mesh.current()) is None else mesh.size
     _mesh.divides("num_episodes", num_episodes)

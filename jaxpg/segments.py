@@ -63,11 +63,11 @@ def _fresh(player: Player, keys: KeyWords, episode: jax.Array) -> Lanes:
 
 def start_segments(env: Environment, policy: Policy, key: Any, num_lanes: int) -> SegmentState:
     """`num_lanes` lanes at the first steps of their first episodes."""
+    player = Player(env=env, policy=policy)
     num_lanes = _check.count("num_lanes", num_lanes)
     key = _check.key("key", key)
     keys = jax.vmap(lambda lane: KeyWords.of(fold_in(key, lane)))(jnp.arange(num_lanes, dtype=jnp.uint32))
     first = jnp.zeros(num_lanes, jnp.int32)
-    player = Player(env=env, policy=policy)
     return SegmentState(
         lanes=_fresh(player, keys, first),
         key=keys,
@@ -78,6 +78,10 @@ def start_segments(env: Environment, policy: Policy, key: Any, num_lanes: int) -
 
 def restart(env: Environment, policy: Policy, state: SegmentState, lanes: jax.Array) -> SegmentState:
     """`state` with new episodes on those `lanes` ([lane] booleans) that are to leave the ones they are playing."""
+    wanted = _check.instance("state", state, SegmentState).spent
+    lanes = _check.array("lanes", lanes)
+    if lanes.shape != wanted.shape or lanes.dtype != wanted.dtype:
+        raise ValueError(f"lanes must be booleans of shape {wanted.shape}; got {_check.described(lanes)}")
     return _hand_out_if_any(Player(env=env, policy=policy), lanes, state)
 
 
@@ -110,6 +114,7 @@ def segment(
       final_rows: spend one row on the final observation of a truncated episode; without it nothing can bootstrap there.
     """
     num_steps = _check.count("num_steps", num_steps)
+    _check.instance("state", state, SegmentState)
     player = Player(env=env, policy=policy, value=value, final_rows=final_rows)
 
     def play(params: Any, state: SegmentState) -> tuple[SegmentState, tuple]:

@@ -10,6 +10,7 @@ from jaxpg import _accumulate, _check, _groups, baselines, weights
 from jaxpg._accumulate import Terms
 from jaxpg._estimate import GradientEstimate, finish, no_moments, returns_of
 from jaxpg._importance import correction_for, importance_ratios
+from jaxpg._keywords import hinted
 from jaxpg._plan import default
 from jaxpg.baselines import Baseline
 from jaxpg.lanes import EpisodeStatistics, Trajectory, float_dtype
@@ -19,6 +20,7 @@ from jaxpg.weights import Weight
 __all__ = ["gradient_from"]
 
 
+@hinted
 def gradient_from(
     trajectory: Trajectory,
     policy: Policy,

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg import _check
+from jaxpg._keywords import hinted
 from jaxpg.returns import backward_recursion, discounted_returns, generalized_advantages
 
 __all__ = [
@@ -91,7 +92,15 @@ class Weight:
     action_value: Callable[[Any, jax.Array, Any], jax.Array] | None = None
     quadrature_points: int = 8
 
+    def __post_init__(self) -> None:
+        for name in ("increment", "decay"):
+            _check.callable_(name, getattr(self, name), "of StepValues")
+        for name in ("direct", "carry"):
+            _check.optional(_check.callable_, name, getattr(self, name), "of StepValues")
+        _check.optional(_check.callable_, "value", self.value, "(observation, time) -> value")
 
+
+@hinted
 def total_return(discount: Any = 0.99) -> Weight:
     """The total return, for every step: Ψ_t = R = Σ_k γ^k r_k. Unbiased; the REINFORCE of Williams (1992).
 
@@ -108,6 +117,7 @@ def total_return(discount: Any = 0.99) -> Weight:
     )
 
 
+@hinted
 def reward_to_go(discount: Any = 0.99, discount_states: bool = True) -> Weight:
     """The reward-to-go: Ψ_t = Q̂_t = Σ_{k≥t} γ^{k−t} r_k. Unbiased (Baxter & Bartlett, 2001; Sutton et al., 2000).
 
@@ -124,6 +134,7 @@ def reward_to_go(discount: Any = 0.99, discount_states: bool = True) -> Weight:
     )
 
 
+@hinted
 def gae(discount: Any = 0.99, lambda_: Any = 0.95, value: Any = None, discount_states: bool = True) -> Weight:
     """Generalized advantages: Ψ_t = Σ_k (γλ)^k δ_{t+k}, δ_t = r_t + γ V(s_{t+1}) − V(s_t) (Schulman et al., 2016).
 
@@ -145,11 +156,13 @@ def gae(discount: Any = 0.99, lambda_: Any = 0.95, value: Any = None, discount_s
     )
 
 
+@hinted
 def td_residual(discount: Any = 0.99, value: Any = None, discount_states: bool = True) -> Weight:
     """The one-step temporal-difference residual: Ψ_t = r_t + γ V(s_{t+1}) − V(s_t): GAE with λ = 0."""
     return gae(discount, 0.0, value, discount_states)
 
 
+@hinted
 def n_step(discount: Any = 0.99, n: int = 5, value: Any = None, discount_states: bool = True) -> Weight:
     """The n-step advantage: Ψ_t = Σ_{k<n} γ^k r_{t+k} + γⁿ V(s_{t+n}) − V(s_t), shorter where the episode ends before.
 
@@ -172,6 +185,7 @@ def n_step(discount: Any = 0.99, n: int = 5, value: Any = None, discount_states:
     )
 
 
+@hinted
 def v_trace(
     discount: Any = 0.99,
     lambda_: Any = 1.0,
@@ -212,6 +226,7 @@ def v_trace(
     )
 
 
+@hinted
 def all_action(
     discount: Any = 0.99, action_value: Any = None, discount_states: bool = True, quadrature_points: int = 8
 ) -> Weight:
@@ -250,7 +265,7 @@ def value_function(argument: str, value: Any, scalar: bool = True) -> Callable[[
 
     def function(observation: Any, time: jax.Array) -> jax.Array:
         result = value(observation, time) if required == 2 else value(observation)
-        return _scalar(argument, result) if scalar else _vector(argument, result)
+        return scalar(argument, result) if scalar else _vector(argument, result)
 
     return function
 
@@ -259,20 +274,28 @@ def _action_value_function(value: Any) -> Callable[[Any, jax.Array, Any], jax.Ar
     what = "(observation, action) -> value (or (observation, time, action) -> value)"
     required = _required_arguments("action_value", value, what, (2, 3))
     if required == 3:
-        return lambda observation, time, action: _scalar("action_value", value(observation, time, action))
-    return lambda observation, time, action: _scalar("action_value", value(observation, action))
+        return lambda observation, time, action: scalar("action_value", value(observation, time, action))
+    return lambda observation, time, action: scalar("action_value", value(observation, action))
 
 
 def _required_arguments(argument: str, function: Any, what: str, accepted: tuple[int, int]) -> int:
     """How many arguments a user's function wants, one of the `accepted`; the smaller where that cannot be told."""
-    if function is None:
-        raise TypeError(f"{argument} must be a function {what}; got None")
+    if hasattr(function, "apply") and hasattr(function, "init"):
+        raise TypeError(
+            f"{argument} must be a function {what}; got {_check.described(function)}: give it with its params, "
+            f"lambda observation: critic.apply(critic_params, observation)"
+        )
     _check.callable_(argument, function, what)
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # Some built-in callables have no signature.
         return accepted[0]
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if positional and positional[0].name == "params":
+        raise TypeError(
+            f"{argument} must be a function {what}; got one of params, too: fix them, "
+            f"lambda observation: critic.apply(critic_params, observation)"
+        )
     if any(p.name == "time" for p in positional):  # Also where it has a default.
         return accepted[1]
     required = sum(p.default is p.empty for p in positional)
@@ -283,22 +306,21 @@ def _required_arguments(argument: str, function: Any, what: str, accepted: tuple
     raise TypeError(f"{argument} must be a function {what}; got a function of {required} required arguments")
 
 
-def _scalar(argument: str, result: Any) -> Any:
-    if jnp.shape(result) != ():
+def scalar(argument: str, result: Any) -> Any:
+    """`result`, if it is one number, as `argument` must give it for one observation."""
+    if jnp.shape(_check.array(f"what {argument} gives", result)) != ():
         raise ValueError(f"{argument} must give a scalar for one observation; got shape {jnp.shape(result)}")
     return result
 
 
 def _vector(argument: str, result: Any) -> Any:
-    if jnp.ndim(result) != 1:
+    if jnp.ndim(_check.array(f"what {argument} gives", result)) != 1:
         raise ValueError(f"{argument} must give a vector for one observation; got shape {jnp.shape(result)}")
     return result
 
 
 def _state_discount(discount: Any, discount_states: bool) -> Any:
-    if not isinstance(discount_states, bool):
-        raise TypeError(f"discount_states must be True or False; got {discount_states!r}")
-    return discount if discount_states else 1.0
+    return discount if _check.boolean("discount_states", discount_states) else 1.0
 
 
 def _td_error(discount: Any) -> Callable[[StepValues], jax.Array]:
@@ -314,6 +336,13 @@ def trajectory_weights(trajectory: Any, weight: Weight, last_value: Any = None) 
     Rows that are not valid and steps of unfinished episodes hold what the recursion passes through them; with
     `last_value`, [lane], the values of the observations behind the last row, unfinished episodes bootstrap from these.
     """
+    for name in ("reward", "value", "terminated", "truncated", "valid"):
+        if not hasattr(trajectory, name):
+            raise TypeError(
+                f"trajectory must be a Trajectory, the first of the pair that collect gives; got "
+                f"{_check.described(trajectory)}"
+            )
+    _check.instance("weight", weight, Weight)
     plain = (weight.lookahead, weight.direct, weight.action_value) == (None, None, None) and not weight.whole_episode
     if not plain:
         raise ValueError("weight must be a plain recursion (reward_to_go, gae, td_residual)")

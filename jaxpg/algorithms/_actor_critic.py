@@ -33,6 +33,7 @@ from jaxpg.lanes import select
 from jaxpg.policies.base import Critic, Policy
 from jaxpg.policies.unroll import unroll
 from jaxpg.segments import SegmentState, restart, segment, start_segments
+from jaxpg.weights import scalar
 
 __all__ = ["ActorCriticState", "Learner", "actor_critic", "forward", "outputs"]
 
@@ -103,6 +104,8 @@ def actor_critic(
     def init(key: Any) -> ActorCriticState:
         policy_key, critic_key, episode_key, learner_key = jax.random.split(_check.key("key", key), 4)
         parameters = Parameters(policy.init(policy_key), None if critic is None else critic.init(critic_key))
+        _check.params("params", parameters.policy)
+        _check.params("critic_params", parameters.critic)
         memory = None if critic is None else critic.initial_carry
         return ActorCriticState(
             params=parameters.policy,
@@ -117,6 +120,7 @@ def actor_critic(
         )
 
     def step(state: ActorCriticState) -> tuple[ActorCriticState, dict[str, Any]]:
+        _check.instance("state", state, ActorCriticState)
         before = Parameters(state.params, state.critic_params)
         acting = learner.acting(state.learner, before)
         lanes, played = segment(env, policy, acting, state.lanes, num_steps)
@@ -240,7 +244,8 @@ def _values(
     if model.initial_carry is None:
 
         def one(observation):
-            return value_of(model.apply(params, observation))
+            value = value_of(model.apply(params, observation))
+            return scalar("critic" if critic is not None else "the policy's value", value)
 
         return in_blocks(lambda rows: over_rows(one, rows), observations), jax.vmap(one)(last), None
 

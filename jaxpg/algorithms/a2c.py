@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from jaxpg import _check
+from jaxpg._keywords import hinted
 from jaxpg.algorithms import _parts
 from jaxpg.algorithms._actor_critic import Learner, actor_critic, outputs
 from jaxpg.algorithms._batch import Batch
@@ -21,6 +22,7 @@ from jaxpg.policies.base import Critic, Policy
 __all__ = ["a2c"]
 
 
+@hinted
 def a2c(
     env: Environment,
     policy: Policy,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg import _check, weights
+from jaxpg._keywords import hinted
 from jaxpg.algorithms import _parts
 from jaxpg.algorithms._actor_critic import Learner, actor_critic, outputs
 from jaxpg.algorithms._batch import Batch
@@ -36,6 +37,7 @@ class ImpalaState(NamedTuple):
     age: jax.Array
 
 
+@hinted
 def impala(
     env: Environment,
     policy: Policy,

@@ -9,6 +9,7 @@ et al., 2017).
 from typing import Any
 
 from jaxpg import _check
+from jaxpg._keywords import hinted
 from jaxpg.algorithms import _parts
 from jaxpg.algorithms._trust_region import length_of_step, natural_actor_critic, stepped
 from jaxpg.algorithms.types import Algorithm
@@ -18,6 +19,7 @@ from jaxpg.policies.base import Critic, Policy
 __all__ = ["npg"]
 
 
+@hinted
 def npg(
     env: Environment,
     policy: Policy,

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg import _check, _mesh, rollout
+from jaxpg._keywords import hinted
 from jaxpg._plan import require_max_steps
 from jaxpg._threefry import fold_in
 from jaxpg.algorithms import _parts
@@ -51,6 +52,7 @@ class PgpeState(NamedTuple):
     update: jax.Array
 
 
+@hinted
 def pgpe(
     env: Environment,
     policy: Policy,
@@ -149,7 +151,7 @@ def pgpe(
 
     def init(key: Any) -> PgpeState:
         policy_key, key = jax.random.split(_check.key("key", key))
-        params = policy.init(policy_key)
+        params = _check.params("params", policy.init(policy_key))
         log_std = jax.tree.map(lambda p: jnp.full_like(p, jnp.log(initial_std)), params)
         zero = jnp.zeros((), float_dtype())
         return PgpeState(

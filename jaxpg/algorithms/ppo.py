@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxpg import _check
 from jaxpg._batching import any_member
+from jaxpg._keywords import hinted
 from jaxpg.algorithms import _parts
 from jaxpg.algorithms._actor_critic import Learner, actor_critic, forward, outputs
 from jaxpg.algorithms._batch import Batch
@@ -46,6 +47,7 @@ class PpoState(NamedTuple):
     kl_coefficient: jax.Array
 
 
+@hinted
 def ppo(
     env: Environment,
     policy: Policy,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpg import _check, baselines, fitting, rollout, weights
+from jaxpg._keywords import hinted
 from jaxpg._plan import require_max_steps
 from jaxpg.algorithms import _parts
 from jaxpg.algorithms._parts import Parameters
@@ -39,6 +40,7 @@ class ReinforceState(NamedTuple):
     update: jax.Array
 
 
+@hinted
 def reinforce(
     env: Environment,
     policy: Policy,
@@ -102,7 +104,7 @@ def reinforce(
     def init(key: Any) -> ReinforceState:
         key = _check.key("key", key)
         policy_key, critic_key, sample_key = jax.random.split(key, 3)
-        params = policy.init(policy_key)
+        params = _check.params("params", policy.init(policy_key))
         critic_params: Any = None if critic is None else critic.init(critic_key)
         return ReinforceState(
             params=params,
@@ -114,6 +116,7 @@ def reinforce(
         )
 
     def step(state: ReinforceState) -> tuple[ReinforceState, dict[str, Any]]:
+        _check.instance("state", state, ReinforceState)
         sample_key, critic_key = sample_key_of(state, state.update)
         trajectory, episodes = rollout.collect(
             env,

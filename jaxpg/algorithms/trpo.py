@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg import _check
+from jaxpg._keywords import hinted
 from jaxpg.algorithms import _parts
 from jaxpg.algorithms._trust_region import Change, length_of_step, natural_actor_critic, stepped
 from jaxpg.algorithms.types import Algorithm
@@ -31,6 +32,7 @@ class Search(NamedTuple):
     change: Change
 
 
+@hinted
 def trpo(
     env: Environment,
     policy: Policy,

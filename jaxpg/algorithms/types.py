@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxpg import _check
 from jaxpg.envs.base import Environment
 from jaxpg.policies.base import Policy
 
@@ -38,3 +39,9 @@ class Algorithm:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     lay_out: Callable[[Any], Any] | None = None
     episode_key: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        _check.callable_("init", self.init, "key -> state")
+        _check.callable_("step", self.step, "state -> (state, metrics)")
+        _check.optional(_check.instance, "env", self.env, Environment)
+        _check.optional(_check.instance, "policy", self.policy, Policy)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg import _check
+from jaxpg._keywords import hinted
 from jaxpg.algorithms import _parts
 from jaxpg.algorithms._actor_critic import Learner, actor_critic, forward, outputs
 from jaxpg.algorithms._batch import Batch
@@ -50,6 +51,7 @@ class VMpoState(NamedTuple):
     multipliers: Multipliers
 
 
+@hinted
 def v_mpo(
     env: Environment,
     policy: Policy,

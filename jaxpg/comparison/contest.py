@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxpg import _check
+from jaxpg._keywords import hinted
 from jaxpg.comparison import timing
 from jaxpg.comparison.moments import cosines, gradient_moments, mean_and_error
 from jaxpg.comparison.replicates import (
@@ -38,6 +39,7 @@ DESCRIPTIONS = {
 }
 
 
+@hinted
 def compare(
     env: Environment,
     policy: Policy,

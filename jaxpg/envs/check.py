@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpg import _check
 from jaxpg.envs.base import Environment, Timestep
 from jaxpg.envs.spaces import Space, is_leaf, shape_dtype
 
-__all__ = ["EnvironmentStructure", "check_structure"]
+__all__ = ["EnvironmentStructure", "check_action", "check_structure"]
 
 
 class EnvironmentStructure(NamedTuple):
@@ -37,8 +38,7 @@ def check_structure(environment: Environment) -> EnvironmentStructure:
     Raises:
       TypeError, ValueError: the first of these that does not hold, by the environment's name and the leaf's path.
     """
-    if not isinstance(environment, Environment):
-        raise TypeError(f"environment must be a jaxpg.Environment; got {type(environment).__name__} ({environment!r})")
+    _check.instance("env", environment, Environment)
     seen = _seen.setdefault(environment, {})
     float_dtype = jnp.result_type(float)
     if float_dtype not in seen:
@@ -70,6 +70,27 @@ def _structure(environment: Environment) -> EnvironmentStructure:
     _check_scalar(f"{name}: timestep.terminated", timestep.terminated, "boolean")
     _check_scalar(f"{name}: timestep.truncated", timestep.truncated, "boolean")
     return EnvironmentStructure(state, observation, action, timestep.reward)
+
+
+def check_action(environment: Environment, action: Any) -> None:
+    """Raises where `action`, arrays or their shapes and dtypes, is not of the action space's structure, shapes, kinds.
+
+    A policy for another action space would play on otherwise: actions broadcast, and integers pass for numbers.
+    """
+    space = environment.action_space
+    what = f"the action of the policy for {environment.name!r}, whose action_space is {space},"
+    spaces, found = jax.tree.structure(space, is_leaf=is_leaf), jax.tree.structure(action)
+    if found != spaces:
+        raise ValueError(f"{what} must have its structure, {spaces}; got {found}")
+    described = jax.tree.leaves(shape_dtype(space))
+    for (path, leaf), expected in zip(jax.tree_util.tree_leaves_with_path(action), described, strict=True):
+        shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
+        kinds = {_kind(expected.dtype)} | ({"boolean"} if _kind(expected.dtype) == "integer" else set())
+        if shape != expected.shape or _kind(dtype) not in kinds:
+            raise ValueError(
+                f"{what}{_path(path)} must be {_text(expected)}; got {_text(jax.ShapeDtypeStruct(shape, dtype))}: is "
+                f"the policy made for this environment?"
+            )
 
 
 _KINDS = {"float": jnp.floating, "integer": jnp.integer, "boolean": jnp.bool_}

@@ -147,13 +147,17 @@ def _integer_dtype(dtype: Any) -> np.dtype:
 
 def _bound(side: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     """A bound as float64 of the space's shape."""
-    bound = np.asarray(value, np.float64)
+    try:
+        bound = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{side} must be a number or an array of numbers; got {value!r:.80}") from None
     if np.isnan(bound).any():
         raise ValueError(f"{side} must not hold NaN; got {bound}")
     try:
         return np.broadcast_to(bound, shape)
     except ValueError:
-        raise ValueError(f"{side} must be a scalar or of shape {shape}; got shape {bound.shape}") from None
+        hint = "" if shape else f": give the shape of the space, too, shape={bound.shape}"
+        raise ValueError(f"{side} must be a scalar or of shape {shape}; got shape {bound.shape}{hint}") from None
 
 
 def _hashable(bound: np.ndarray) -> Any:
@@ -179,7 +183,11 @@ def check_space(argument: str, space: Any) -> Space:
         raise TypeError(f"{argument} must be {accepted}; got {space!r}")
     for leaf in leaves:
         if not is_leaf(leaf):
-            raise TypeError(f"{argument} must be {accepted}; got {type(leaf).__name__} ({leaf!r})")
+            module = type(leaf).__module__.partition(".")[0]
+            origin = f" of {module}" if module in ("gym", "gymnasium", "gymnax") else ""
+            raise TypeError(
+                f"{argument} must be {accepted}, from jaxpg.envs; got {type(leaf).__name__}{origin} ({leaf!r:.80})"
+            )
     return space
 
 

@@ -80,12 +80,7 @@ class Critic:
 
 def check_environment(env: Any) -> Environment:
     """`env`, if it is an `Environment`."""
-    if not isinstance(env, Environment):
-        raise TypeError(
-            f"env must be a jaxpg.Environment, for example jaxpg.make('CartPole-v1'); got "
-            f"{type(env).__name__} ({env!r})"
-        )
-    return env
+    return _check.instance("env", env, Environment)
 
 
 def params_check(init: Callable[..., Any]) -> Callable[[Any], Any]:

@@ -78,8 +78,7 @@ def save_policy(
     _check_params("params", shapes, policy, "pick one of several seeds by jax.tree.map(lambda x: x[i], params)")
     if env is not None:
         _check_fits(check_environment(env), policy, params)
-    if not isinstance(overwrite, bool):
-        raise TypeError(f"overwrite must be True or False; got {overwrite!r}")
+    _check.boolean("overwrite", overwrite)
 
     from safetensors.numpy import save
 
@@ -145,7 +144,7 @@ SPACES = ("observation_space", "action_space")
 
 def _path(path: Any) -> pathlib.Path:
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be the name of a folder; got {type(path).__name__} ({path!r})")
+        raise TypeError(f"path must be the name of a folder; got {_check.described(path)}")
     return pathlib.Path(path).expanduser()
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpg import _check
 from jaxpg.envs.masks import without_mask
 from jaxpg.envs.spaces import Box, Discrete, MultiDiscrete, Space, check_space, is_leaf
 
@@ -102,7 +103,7 @@ def _floats(space: Box, value: Any) -> jax.Array:
 
 
 def _shaped(space: Any, value: Any) -> jax.Array:
-    value = jnp.asarray(value)
+    value = _check.array("observation", value)
     rank = len(space.shape)
     if value.ndim < rank or value.shape[value.ndim - rank :] != space.shape:
         raise ValueError(

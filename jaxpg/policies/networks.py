@@ -8,6 +8,7 @@ A policy's network ends in a linear layer with one output for each number that t
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jaxpg._keywords import hinted
 from jaxpg.envs.base import Environment
 from jaxpg.policies._build import (
     ACTIVATIONS,
@@ -24,6 +25,7 @@ from jaxpg.policies.base import Critic, Policy
 __all__ = ["ACTIVATIONS", "cnn", "mlp", "value_cnn", "value_mlp"]
 
 
+@hinted
 def mlp(
     env: Environment,
     hidden_sizes: Sequence[int] = (64, 64),
@@ -74,6 +76,7 @@ def mlp(
     )
 
 
+@hinted
 def cnn(
     env: Environment,
     features: Sequence[int] = (16,),
@@ -125,6 +128,7 @@ def cnn(
     )
 
 
+@hinted
 def value_mlp(
     env: Environment,
     hidden_sizes: Sequence[int] = (64, 64),
@@ -140,6 +144,7 @@ def value_mlp(
     return build_critic(trunk, head_gain, dtype, description)
 
 
+@hinted
 def value_cnn(
     env: Environment,
     features: Sequence[int] = (16,),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxpg import _check
+from jaxpg._keywords import hinted
 from jaxpg.envs.base import Environment
 from jaxpg.policies._build import (
     activation_name,
@@ -29,6 +30,7 @@ from jaxpg.policies.base import Critic, Policy
 __all__ = ["recurrent", "value_recurrent"]
 
 
+@hinted
 def recurrent(
     env: Environment,
     cell: str = "gru",
@@ -90,6 +92,7 @@ def recurrent(
     )
 
 
+@hinted
 def value_recurrent(
     env: Environment,
     cell: str = "gru",

@@ -88,7 +88,9 @@ def samples(settings: Iterable[Mapping[str, Any]]) -> Points:
     Raises:
       TypeError, ValueError: for no settings, or other names in some.
     """
-    rows = [dict(row) for row in settings]
+    rows = list(settings) if isinstance(settings, Iterable) and not isinstance(settings, Mapping) else [settings]
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise TypeError(f"settings must be a list of mappings, [{{'learning_rate': 1e-3}}, …]; got {settings!r:.80}")
     if not rows:
         raise ValueError("settings must hold at least one setting; got none")
     names = _names(rows[0])
@@ -132,7 +134,7 @@ def log_uniform(low: float, high: float) -> Range:
 
 def integers(low: int, high: int) -> Range:
     """Integers from `low` to `high`, both included."""
-    low, high = int(low), int(high)
+    low, high = _check.count("low", low, None), _check.count("high", high, None)
     _bounds(low, high + 1)
     return Range(lambda u: low + min(int((high - low + 1) * u), high - low))
 

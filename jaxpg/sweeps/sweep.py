@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxpg import _check
+from jaxpg._keywords import hinted
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.sweeps._batch import Position
 from jaxpg.sweeps._dataset import dataset
@@ -24,6 +25,7 @@ from jaxpg.training.progress import title as algorithm_title
 __all__ = ["sweep"]
 
 
+@hinted
 def sweep(
     build: Callable[..., Algorithm],
     hyperparameters: Any,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg import _check, rollout
+from jaxpg._keywords import hinted
 from jaxpg._plan import default, require_max_steps
 from jaxpg.envs.base import Environment
 from jaxpg.envs.check import check_structure
@@ -22,6 +23,7 @@ class Evaluation(NamedTuple):
     lengths: jax.Array
 
 
+@hinted
 def evaluate(
     key: Any,
     env: Environment,
@@ -48,8 +50,7 @@ def evaluate(
     check_structure(_check.instance("env", env, Environment))
     _check.instance("policy", policy, Policy)
     num_episodes = _check.count("num_episodes", num_episodes)
-    if not isinstance(deterministic, bool):
-        raise TypeError(f"deterministic must be True or False; got {deterministic!r}")
+    deterministic = _check.boolean("deterministic", deterministic)
     num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
     longest = require_max_steps(env)
     # Inside a transformation nothing may be kept: the environment may hold values that live no longer than it.

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxpg import _check, _mesh
+from jaxpg._keywords import hinted
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.lanes import strong
 from jaxpg.training._evaluator import Evaluator
@@ -59,6 +60,7 @@ class TrainResult:
     num_nonfinite: int = 0
 
 
+@hinted
 def train(
     algorithm: Algorithm,
     key: Any = None,
@@ -133,13 +135,16 @@ def train(
       RuntimeError: if another run is writing to the directory.
       NonFiniteError: with nonfinite="raise".
     """
-    if not isinstance(algorithm, Algorithm):
-        raise TypeError(f"algorithm must be a jaxpg Algorithm; got {type(algorithm).__name__} ({algorithm!r:.80})")
+    _check.instance("algorithm", algorithm, Algorithm)
     num_env_steps = _check.count("num_env_steps", num_env_steps)
     _check.optional(_check.number, "target_return", target_return)
     _check.optional(_check.callable_, "callback", callback, "metrics -> stop?")
     _check.named("nonfinite", nonfinite, ("stop", "skip", "raise"))
     checkpoint_every = _check.optional(_check.count, "checkpoint_every", checkpoint_every)
+    if checkpoint_every is not None and directory is None:
+        raise ValueError("checkpoint_every needs a directory to write checkpoints to, directory=…")
+    _check.optional(_check.boolean, "progress", progress)
+    _check.optional(_check.boolean, "deterministic_evaluation", deterministic_evaluation)
     keep_checkpoints = _check.count("keep_checkpoints", keep_checkpoints)
     mesh = _mesh.as_mesh("mesh", mesh)
     group = LoggerGroup(loggers)
@@ -148,6 +153,11 @@ def train(
         raise TypeError("give either a key, to start, or a state, to go on")
     if key is not None and state is not None and evaluate_every is None:
         raise TypeError("give either a key, to start, or a state, to go on; both only with evaluate_every")
+    if state is not None and not hasattr(state, "params"):
+        raise TypeError(
+            f"state must be one that algorithm.init or TrainResult.state gives, with a field params; got "
+            f"{_check.described(state)}"
+        )
     if evaluate_every is not None:  # Checked before anything is written.
         Evaluator(algorithm, key, evaluate_every, evaluation_episodes, deterministic_evaluation)
 

@@ -46,7 +46,9 @@ class DiagonalNormal:
 
     def sample(self, key: jax.Array) -> jax.Array:
         """mean + exp(log_std) ε, ε standard normal: floats shaped like `mean`."""
-        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, jnp.shape(self.mean), self.mean.dtype)
+        _check.broadcasting(mean=self.mean, log_std=self.log_std)
+        noise = jax.random.normal(_check.key("key", key), jnp.shape(self.mean), self.mean.dtype)
+        return self.mean + jnp.exp(self.log_std) * noise
 
     def num_uniforms(self) -> int:
         """How many uniforms `from_uniforms` takes: one for each component."""
@@ -62,6 +64,7 @@ class DiagonalNormal:
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Σ −z²/2 − log_std − log(2π)/2, z = (action − mean)/exp(log_std): floats [...]."""
+        _check.broadcasting(action=action, mean=self.mean, log_std=self.log_std)
         z = (action - self.mean) * jnp.exp(-self.log_std)
         return _sum(-0.5 * jnp.square(z) - self.log_std - _HALF_LOG_TWO_PI, self.event_ndim)
 
@@ -179,7 +182,8 @@ class Beta:
 
     def sample(self, key: jax.Array) -> jax.Array:
         """A draw of u: the log of a ratio of two gamma variates, which cannot round to 0 or 1. Floats like `alpha`."""
-        alpha_key, beta_key = jax.random.split(key)
+        _check.broadcasting(alpha=self.alpha, beta=self.beta)
+        alpha_key, beta_key = jax.random.split(_check.key("key", key))
         shape, dtype = jnp.shape(self.alpha), self.alpha.dtype
         return jax.random.loggamma(alpha_key, self.alpha, shape, dtype) - jax.random.loggamma(
             beta_key, self.beta, shape, dtype

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxpg import _threefry
+from jaxpg import _check, _threefry
 from jaxpg.policies.distributions._uniforms import as_draws
 
 __all__ = ["Bernoulli", "Categorical", "MultiDiscrete"]
@@ -34,9 +34,12 @@ class Categorical:
     mask: jax.Array | None = None
 
     def _masked_logits(self) -> jax.Array:
-        logits = jnp.asarray(self.logits)
+        logits = _check.array("logits", self.logits)
+        if logits.ndim == 0:
+            raise ValueError("logits must have shape [..., n], one for each action; got a scalar")
         if self.mask is None:
             return logits
+        _check.broadcasting(logits=logits, mask=self.mask)
         mask = jnp.asarray(self.mask, bool)
         mask = mask | ~jnp.any(mask, axis=-1, keepdims=True)
         return jnp.where(mask, logits, -jnp.inf)
@@ -59,7 +62,7 @@ class Categorical:
         2⁻²³ ≈ 1.2e-7.
         """
         weights = self._weights()
-        uniform = _threefry.uniform(key, weights.shape[:-1], weights.dtype)
+        uniform = _threefry.uniform(_check.key("key", key), weights.shape[:-1], weights.dtype)
         return _inverse_cumulative(weights, uniform)
 
     def num_uniforms(self) -> int:
@@ -210,7 +213,7 @@ class Bernoulli:
 
     def sample(self, key: jax.Array) -> jax.Array:
         """A draw, one uniform number for each switch: booleans shaped like `logits`."""
-        uniform = jax.random.uniform(key, self.logits.shape, self.logits.dtype)
+        uniform = jax.random.uniform(_check.key("key", key), self.logits.shape, self.logits.dtype)
         return uniform < jax.nn.sigmoid(self.logits)
 
     def num_uniforms(self) -> int:
