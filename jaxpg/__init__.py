@@ -197,12 +197,14 @@ def __getattr__(name: str) -> Any:
         import difflib
 
         # `jaxpg.gae` is `jaxpg.weights.gae`: what is asked for may live in a module of its own.
-        homes = [] if name.startswith("_") else ["policies", "weights", "baselines", "envs", "sampling"]
+        homes = (
+            [] if name.startswith("_") else ["policies", "weights", "baselines", "envs", "envs.wrappers", "sampling"]
+        )
         found = {f"{home}.{n}": n for home in homes for n in importlib.import_module(f"jaxpg.{home}").__all__}
         found.update(zip(__all__, __all__))
         lower = {path: n.lower() for path, n in found.items()}
         close = difflib.get_close_matches(name.lower(), lower.values(), n=1)
-        hint = "".join(f"; did you mean {path!r}?" for path, n in lower.items() if [n] == close)
+        hint = "".join(f"; did you mean jaxpg.{path}?" for path, n in lower.items() if [n] == close)
         raise AttributeError(f"module 'jaxpg' has no attribute {name!r}{hint}")
     globals()[name] = value
     return value

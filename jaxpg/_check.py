@@ -4,7 +4,6 @@ Range checks apply to concrete values only: a hyperparameter may be a traced arr
 its value is not known here.
 """
 
-import dataclasses
 import difflib
 import inspect
 import math
@@ -35,6 +34,7 @@ __all__ = [
     "named",
     "nearest",
     "number",
+    "numbers_array",
     "optional",
     "params",
     "positive",
@@ -102,10 +102,12 @@ def described(value: Any) -> str:
     if inspect.isfunction(value) or inspect.ismodule(value):
         return f"the {type(value).__name__} {value.__name__}"
     if isinstance(value, (jax.Array, np.ndarray)):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return f"random keys of shape {value.shape}" if value.ndim else "a random key"
         return f"an array of shape {value.shape} and dtype {value.dtype}"
-    if dataclasses.is_dataclass(value) and type(value).__module__.startswith("jaxpg"):
+    if type(value).__module__.startswith("jaxpg"):
         return f"a jaxpg {type(value).__name__}"
-    return f"{type(value).__name__} ({value!r:.80})"
+    return f"{type(value).__name__} ({' '.join(repr(value).split()):.80})"
 
 
 def _hint(value: Any, wanted: str) -> str:
@@ -126,12 +128,14 @@ def _hint(value: Any, wanted: str) -> str:
 
 def params(argument: str, value: Any) -> Any:
     """`value`, if it is a pytree of floating-point arrays."""
-    accepted = "a pytree of floating-point arrays, such as policy.init(key) gives"
+    init = "policy.init(key) gives them"
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         dtype = getattr(leaf, "dtype", type(leaf) if isinstance(leaf, numbers.Number) else None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             got = described(leaf) if dtype is None else f"dtype {jnp.dtype(dtype).name}"
-            raise TypeError(f"{argument}{jax.tree_util.keystr(path)} must be floating point, {accepted}; got {got}")
+            raise TypeError(
+                f"{argument}{jax.tree_util.keystr(path)} must be a floating-point array, as {init}; got {got}"
+            )
     return value
 
 
@@ -143,6 +147,14 @@ def array(argument: str, value: Any) -> jax.Array:
     except (TypeError, ValueError):
         pass
     raise TypeError(f"{argument} must be an array of numbers; got {described(value)}")
+
+
+def numbers_array(argument: str, value: Any) -> np.ndarray:
+    """`value` as an array of float64 on the host."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{argument} must be numbers; got {described(value)}") from None
 
 
 def broadcasting(**arrays: Any) -> None:

@@ -13,7 +13,7 @@ from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
 from jaxpg.lanes import Trajectory
 from jaxpg.policies.base import Critic, Policy
-from jaxpg.weights import scalar, value_function
+from jaxpg.weights import one_number, value_function
 
 __all__ = ["fit_steps", "fit_value", "fitted"]
 
@@ -72,7 +72,8 @@ def fit_value(
 
 def fitted(critic: Critic, params: Any) -> Baseline:
     """The baseline b_t = V_φ(s_t) of a fitted critic."""
-    return baselines.value(lambda observation: scalar("critic", critic.apply(params, observation)))
+    _check.instance("critic", critic, Critic)
+    return baselines.value(lambda observation: one_number("critic", critic.apply(params, observation)))
 
 
 def fit_steps(

@@ -151,7 +151,11 @@ def solve(
     scaled = jax.tree.map(lambda g: g / jnp.where(scale == 0, 1, scale), wide)
 
     def product(vector):
-        return jax.tree.map(lambda x: jnp.asarray(x, dtype), matrix_vector_product(vector))
+        image = matrix_vector_product(vector)
+        expected, found = (jax.tree.map(jnp.shape, tree) for tree in (vector, image))
+        if found != expected:
+            raise ValueError(f"matrix_vector_product must give a pytree like gradient, {expected}; got {found}")
+        return jax.tree.map(lambda x: jnp.asarray(x, dtype), image)
 
     def damped(image, vector):
         return jax.tree.map(lambda f, v: f + jnp.asarray(damping, dtype) * v, image, vector)

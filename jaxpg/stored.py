@@ -61,6 +61,7 @@ def gradient_from(
     baseline = baselines.none() if baseline is None else _check.instance("baseline", baseline, Baseline)
     _check.instance("trajectory", trajectory, Trajectory)
     _check.instance("policy", policy, Policy)
+    _check.params("params", params)
     shape = jnp.shape(trajectory.reward)
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"trajectory must hold [step, lane] arrays with at least one step; reward has shape {shape}")
@@ -93,7 +94,7 @@ def gradient_from(
         valid=jnp.asarray(trajectory.valid, bool),
         episode=jnp.asarray(trajectory.episode, jnp.int32),
         time=jnp.asarray(trajectory.time, jnp.int32),
-        log_prob=jnp.asarray(trajectory.log_prob, floats) if off_policy else None,
+        log_prob=_check.array("trajectory.log_prob", trajectory.log_prob).astype(floats) if off_policy else None,
         carry=None,
         value=None
         if weight.value is None

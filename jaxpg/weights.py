@@ -265,7 +265,7 @@ def value_function(argument: str, value: Any, scalar: bool = True) -> Callable[[
 
     def function(observation: Any, time: jax.Array) -> jax.Array:
         result = value(observation, time) if required == 2 else value(observation)
-        return scalar(argument, result) if scalar else _vector(argument, result)
+        return one_number(argument, result) if scalar else _vector(argument, result)
 
     return function
 
@@ -274,8 +274,8 @@ def _action_value_function(value: Any) -> Callable[[Any, jax.Array, Any], jax.Ar
     what = "(observation, action) -> value (or (observation, time, action) -> value)"
     required = _required_arguments("action_value", value, what, (2, 3))
     if required == 3:
-        return lambda observation, time, action: scalar("action_value", value(observation, time, action))
-    return lambda observation, time, action: scalar("action_value", value(observation, action))
+        return lambda observation, time, action: one_number("action_value", value(observation, time, action))
+    return lambda observation, time, action: one_number("action_value", value(observation, action))
 
 
 def _required_arguments(argument: str, function: Any, what: str, accepted: tuple[int, int]) -> int:
@@ -306,7 +306,7 @@ def _required_arguments(argument: str, function: Any, what: str, accepted: tuple
     raise TypeError(f"{argument} must be a function {what}; got a function of {required} required arguments")
 
 
-def scalar(argument: str, result: Any) -> Any:
+def one_number(argument: str, result: Any) -> Any:
     """`result`, if it is one number, as `argument` must give it for one observation."""
     if jnp.shape(_check.array(f"what {argument} gives", result)) != ():
         raise ValueError(f"{argument} must give a scalar for one observation; got shape {jnp.shape(result)}")

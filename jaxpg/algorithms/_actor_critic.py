@@ -33,7 +33,7 @@ from jaxpg.lanes import select
 from jaxpg.policies.base import Critic, Policy
 from jaxpg.policies.unroll import unroll
 from jaxpg.segments import SegmentState, restart, segment, start_segments
-from jaxpg.weights import scalar
+from jaxpg.weights import one_number
 
 __all__ = ["ActorCriticState", "Learner", "actor_critic", "forward", "outputs"]
 
@@ -245,7 +245,7 @@ def _values(
 
         def one(observation):
             value = value_of(model.apply(params, observation))
-            return scalar("critic" if critic is not None else "the policy's value", value)
+            return one_number("critic" if critic is not None else "the policy's value", value)
 
         return in_blocks(lambda rows: over_rows(one, rows), observations), jax.vmap(one)(last), None
 

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxpg import _check
+
 __all__ = ["GradientMoments", "Truth", "cosines", "gradient_moments", "mean_and_error"]
 
 
@@ -46,6 +48,7 @@ class GradientMoments(NamedTuple):
 
 def gradient_moments(gradients: np.ndarray, truth: Truth) -> GradientMoments:
     """The moments of replicates [R, P], R ≥ 2; the error of bias² needs R ≥ 4 (NaN below)."""
+    _check.instance("truth", truth, Truth)
     gradients = np.asarray(gradients, np.float64)
     num_replicates = len(gradients)
     residuals = _centred(gradients)

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxpg import _check, baselines, weights
 from jaxpg.comparison.moments import Truth
 from jaxpg.envs.base import Environment
+from jaxpg.exact.finite_mdp import FiniteMDP
 from jaxpg.gradient import policy_gradient
 from jaxpg.policies.base import Policy
 from jaxpg.weights import Weight
@@ -151,6 +152,10 @@ def find_truth(
     """`truth` as given (a pytree, or a problem that knows its gradient), or for None by sampling."""
     if truth is None:
         return _reference(env, policy, params, key, reference_episodes, discount())
+    if isinstance(truth, FiniteMDP) and env.observation_space != (space := truth.environment().observation_space):
+        raise ValueError(
+            f"truth must be the problem that env plays, with the observations {env.observation_space}; got {space}"
+        )
     if callable(getattr(truth, "policy_gradient", None)):
         truth = truth.policy_gradient(policy, params)
     _check_like_params("truth is", truth, params)

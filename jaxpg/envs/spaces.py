@@ -97,7 +97,7 @@ class Box:
             raise TypeError(f"shape must be a tuple of integers; got {self.shape!r}")
         shape = tuple(_check.count(f"shape[{k}]", n, minimum=0) for k, n in enumerate(self.shape))
         object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "dtype", np.dtype(self.dtype))
+        object.__setattr__(self, "dtype", _dtype(self.dtype))
         low, high = _bound("low", self.low, shape), _bound("high", self.high, shape)
         if not np.all(low <= high):
             raise ValueError(f"low must not exceed high; got low={self.low}, high={self.high}")
@@ -138,8 +138,15 @@ class Box:
         return jnp.all((value >= low) & (value <= high))
 
 
+def _dtype(dtype: Any) -> np.dtype:
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be a dtype such as jnp.float32; got {dtype!r:.80}") from None
+
+
 def _integer_dtype(dtype: Any) -> np.dtype:
-    result = np.dtype(dtype)
+    result = _dtype(dtype)
     if result.kind not in "iu":
         raise TypeError(f"dtype must be an integer dtype; got {result.name}")
     return result

@@ -39,6 +39,8 @@ def trajectories(mdp: Any, *, limit: int = 2_000_000) -> Trajectories:
     Where the MDP's arrays are traced, which transitions are possible is unknown, and the impossible ones are there
     too, with probability 0. Raises ValueError without a horizon, and where there are more than `limit`.
     """
+    if not hasattr(mdp, "transition"):
+        raise TypeError(f"mdp must be a FiniteMDP, such as jaxpg.exact.chain(horizon=4); got {_check.described(mdp)}")
     if mdp.horizon is None:
         raise ValueError("trajectories can be enumerated only for a finite horizon; this MDP's horizon is None")
     states, actions, next_states, ended = _paths(mdp, limit)

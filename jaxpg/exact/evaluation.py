@@ -29,10 +29,18 @@ __all__ = [
 
 def log_probabilities(mdp: Any, policy: Any, params: Any) -> jax.Array:
     """log π(a | s), [S, A]."""
+    if not callable(getattr(policy, "apply", None)):
+        raise TypeError(f"policy must be a Policy, before its params; got {_check.described(policy)}")
     if getattr(policy, "initial_carry", None) is not None:
         raise ValueError(
             "policy must act on the observation alone; this one has a memory (initial_carry is not None), "
             "so its states are not the MDP's"
+        )
+    table = getattr(policy, "description", None) == {"policy": "tabular"}
+    if table and jnp.shape(params) != (mdp.num_states, mdp.num_actions):  # Behind its end a table gives the last row.
+        raise ValueError(
+            f"params of a tabular policy must have shape [S, A] = {(mdp.num_states, mdp.num_actions)} for this MDP; "
+            f"got {jnp.shape(params)}"
         )
     states, actions = jnp.arange(mdp.num_states), jnp.arange(mdp.num_actions)
 

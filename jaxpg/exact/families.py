@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
+from jaxpg.exact.checks import float_array
 from jaxpg.exact.finite_mdp import FiniteMDP
 
 __all__ = ["bandit", "chain", "cliff", "gridworld", "random_mdp"]
@@ -170,7 +171,7 @@ def bandit(means: Any, *, bernoulli: bool = False) -> FiniteMDP:
       bernoulli: the reward is 1 with probability means[a], else 0; the states are then 0, and the terminal 1 (lost) and
         2 (won).
     """
-    means = jnp.asarray(means, jnp.result_type(float))
+    means = float_array("means", means, jnp.result_type(float))
     if means.ndim != 1 or not means.shape[0]:
         raise ValueError(f"means must have shape [A]; got {means.shape}")
     if not bernoulli:

@@ -45,6 +45,8 @@ def optimal_baseline(
       ValueError: "time" and "state_time" without a horizon.
     """
     _check.named("over", over, ("constant", "time", "state", "state_time"))
+    if not hasattr(mdp, "transition"):
+        raise TypeError(f"mdp must be a FiniteMDP, such as jaxpg.exact.chain(horizon=4); got {_check.described(mdp)}")
     if mdp.horizon is None and "time" in over:
         raise ValueError(f'over="{over}" needs a finite horizon; this MDP\'s horizon is None')
     psi = evaluation.scores(mdp, policy, params)

@@ -140,7 +140,7 @@ def _seeds(steps: Sequence[Any], returns: Sequence[Any]) -> list[tuple[np.ndarra
         )
     seeds = []
     for seed, (x, y) in enumerate(zip(steps, returns)):
-        x, y = np.asarray(x, float), np.asarray(y, float)
+        x, y = _check.numbers_array(f"steps[{seed}]", x), _check.numbers_array(f"returns[{seed}]", y)
         if x.ndim != 1 or x.shape != y.shape:
             raise ValueError(
                 f"steps[{seed}] and returns[{seed}] must be vectors of one length; got {x.shape} and {y.shape}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpg import _check
 from jaxpg.render_canvas import COLORS
 
 __all__ = [
@@ -59,6 +60,7 @@ def paper_figure(width: float = 3.4, height: float = 2.3) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    _check.positive("width", width), _check.positive("height", height)
     with paper_style():
         figure = Figure((width, height), layout="constrained")
         FigureCanvasAgg(figure)

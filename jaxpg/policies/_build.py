@@ -154,7 +154,12 @@ def sizes(argument: str, value: Any) -> tuple[int, ...]:
 def _activation(activation: Any) -> Callable[[jax.Array], jax.Array]:
     if isinstance(activation, str):
         return ACTIVATIONS[_check.named("activation", activation, ACTIVATIONS)]
-    return _check.callable_("activation", activation, f"of an array, or one of {', '.join(map(repr, ACTIVATIONS))}")
+    what = f"of an array, or one of {', '.join(map(repr, ACTIVATIONS))}"
+    example = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    found = jax.eval_shape(_check.callable_("activation", activation, what), example)
+    if jax.tree.structure(found) != jax.tree.structure(example) or found.shape != example.shape:
+        raise ValueError(f"activation must give an array of the shape that it gets, {example.shape}; got {found}")
+    return activation
 
 
 def activation_name(activation: Any) -> Any:

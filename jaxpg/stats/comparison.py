@@ -104,7 +104,7 @@ def performance_profile(
     Source: Agarwal et al. (2021), section 4.2.
     """
     given = options(confidence, num_resamples, method, rng)
-    levels = np.asarray(thresholds, np.float64)
+    levels = _check.numbers_array("thresholds", thresholds)
     if levels.ndim != 1 or not levels.size or not np.isfinite(levels).all():
         raise ValueError(f"thresholds must be a vector of finite numbers; got {thresholds!r:.80}")
     arranged = _scores.arrange("scores", scores, dim, task_dim, missing)

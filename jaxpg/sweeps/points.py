@@ -88,7 +88,7 @@ def samples(settings: Iterable[Mapping[str, Any]]) -> Points:
     Raises:
       TypeError, ValueError: for no settings, or other names in some.
     """
-    rows = list(settings) if isinstance(settings, Iterable) and not isinstance(settings, Mapping) else [settings]
+    rows = list(settings) if isinstance(settings, Iterable) else [settings]
     if not all(isinstance(row, Mapping) for row in rows):
         raise TypeError(f"settings must be a list of mappings, [{{'learning_rate': 1e-3}}, …]; got {settings!r:.80}")
     if not rows:

@@ -65,6 +65,12 @@ class DiagonalNormal:
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Σ −z²/2 − log_std − log(2π)/2, z = (action − mean)/exp(log_std): floats [...]."""
         _check.broadcasting(action=action, mean=self.mean, log_std=self.log_std)
+        rank = self.event_ndim  # A number for each component, else one action's would be given to all of them.
+        if jnp.shape(action)[jnp.ndim(action) - rank :] != jnp.shape(self.mean)[jnp.ndim(self.mean) - rank :]:
+            raise ValueError(
+                f"action must have the shape of an action, {jnp.shape(self.mean)[jnp.ndim(self.mean) - rank :]}, after "
+                f"any batch axes; got {jnp.shape(action)}"
+            )
         z = (action - self.mean) * jnp.exp(-self.log_std)
         return _sum(-0.5 * jnp.square(z) - self.log_std - _HALF_LOG_TWO_PI, self.event_ndim)
 
