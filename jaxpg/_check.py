@@ -128,13 +128,13 @@ def _hint(value: Any, wanted: str) -> str:
 
 def params(argument: str, value: Any) -> Any:
     """`value`, if it is a pytree of floating-point arrays."""
-    init = "policy.init(key) gives them"
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         dtype = getattr(leaf, "dtype", type(leaf) if isinstance(leaf, numbers.Number) else None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             got = described(leaf) if dtype is None else f"dtype {jnp.dtype(dtype).name}"
             raise TypeError(
-                f"{argument}{jax.tree_util.keystr(path)} must be a floating-point array, as {init}; got {got}"
+                f"{argument}{jax.tree_util.keystr(path)} must be a floating-point array, as "
+                f"policy.init(key) gives them; got {got}"
             )
     return value
 

@@ -1,6 +1,7 @@
 """Bad input: each case gives one clear error that names what is wrong."""
 
 import dataclasses
+import inspect
 import math
 
 import jax
@@ -10,8 +11,10 @@ import optax
 import pytest
 
 import jaxpg
-from jaxpg import baselines, rollout, sampling, segments, weights
+from jaxpg import baselines, exact, natural, render, rollout, sampling, segments, stats, sweeps, weights
+from jaxpg._keywords import _ALSO_CALLED
 from jaxpg.envs import Box, Discrete, Environment, Timestep
+from jaxpg.returns import backward_recursion
 
 FLAG = jnp.bool_(False)
 
@@ -102,6 +105,18 @@ def impossible_actions():
 def all_actions(distribution, **options):
     weight = weights.all_action(0.9, lambda o, a: 0.0, **options)
     return estimate(params={}, policy=jaxpg.Policy(init=lambda k: {}, apply=lambda p, o: distribution), weight=weight)
+
+
+def gymnasium_env():
+    return pytest.importorskip("gymnasium").make("CartPole-v1")
+
+
+def on(env, chosen):
+    return jaxpg.policy_gradient(env, chosen, num_episodes=2)(key(), chosen.init(key()))
+
+
+def one_update(algorithm):
+    return jax.eval_shape(algorithm.step, jax.eval_shape(algorithm.init, key()))
 
 
 AUTO = {"num_episodes": "auto", "target_snr": 3.0}
@@ -329,6 +344,156 @@ CASES = {
         ValueError, "num_steps",
         lambda: segments.segment(line(), policy(), policy().init(key()),
                                  segments.start_segments(line(), policy(), key(), 2), 0)),
+    # what was meant
+    "a name where jaxpg.make is wanted": (TypeError, "jaxpg.make('CartPole-v1') makes one",
+                                          lambda: jaxpg.a2c("CartPole-v1", policy())),
+    "an environment's class": (TypeError, "class Environment itself", lambda: jaxpg.ppo(Environment, policy())),
+    "an environment of gymnasium": (TypeError, "cannot be traced", lambda: jaxpg.ppo(gymnasium_env(), policy())),
+    "a space of gymnasium": (TypeError, "of gymnasium", lambda: line(action_space=gymnasium_env().action_space)),
+    "a policy before the environment": (TypeError, "got a jaxpg Policy", lambda: jaxpg.a2c(policy(), line())),
+    "a weight that was not called": (TypeError, "call it, gae(…)", lambda: estimate(weight=weights.gae)),
+    "a baseline that was not called": (TypeError, "call it", lambda: estimate(baseline=baselines.leave_one_out)),
+    "a scheme that was not called": (TypeError, "call it", lambda: estimate(sampling=sampling.antithetic)),
+    "an algorithm that was not built": (TypeError, "call it, ppo(…)",
+                                        lambda: jaxpg.train(jaxpg.ppo, key(), num_env_steps=1)),
+    "params before the key": (TypeError, "order of the arguments",
+                              lambda: jaxpg.policy_gradient(line(), policy(), num_episodes=2)(
+                                  policy().init(key()), key())),
+    "an array for a key": (TypeError, "shape (2,) and dtype int64", lambda: estimate(the_key=np.array([0, 1]))),
+    "a numpy seed": (TypeError, "jax.random.key(3)", lambda: estimate(the_key=np.int64(3))),
+    "a million as a float": (TypeError, "write 1_000_000", lambda: estimate(num_episodes=1e6)),
+    "a home of its own": (AttributeError, "jaxpg.weights.gae", lambda: jaxpg.gae),
+    "a class of another library": (AttributeError, "jaxpg.ppo", lambda: jaxpg.PPO),
+    # keywords of other libraries
+    "lr": (TypeError, "'learning_rate'", lambda: jaxpg.ppo(line(), policy(), lr=1e-3)),
+    "gamma": (TypeError, "'discount'", lambda: jaxpg.ppo(line(), policy(), gamma=0.9)),
+    "gamma of a weight": (TypeError, "reward_to_go", lambda: estimate(gamma=0.9)),
+    "n_envs": (TypeError, "'num_envs'", lambda: jaxpg.a2c(line(), policy(), n_envs=4)),
+    "total_timesteps": (TypeError, "'num_env_steps'",
+                        lambda: jaxpg.train(jaxpg.reinforce(line(), policy()), key(), total_timesteps=1)),
+    "a typing slip": (TypeError, "'num_minibatches'", lambda: jaxpg.ppo(line(), policy(), num_minibatchs=4)),
+    "hidden_dims": (TypeError, "'hidden_sizes'", lambda: jaxpg.policies.mlp(line(), hidden_dims=(4,))),
+    "a keyword of nothing": (TypeError, "xyzzy", lambda: jaxpg.ppo(line(), policy(), xyzzy=4)),
+    # a policy for another action space
+    "a discrete policy on a line": (ValueError, "action_space", lambda: on(line(), policy(discrete()))),
+    "a continuous policy for two actions": (ValueError, "action_space", lambda: on(discrete(), policy())),
+    "a discrete policy that collects on a line": (
+        ValueError, "action_space",
+        lambda: rollout.collect(line(), policy(discrete()), policy(discrete()).init(key()), key(), num_episodes=2)),
+    "a discrete policy that learns on a line": (
+        ValueError, "action_space", lambda: one_update(jaxpg.a2c(line(), policy(discrete())))),
+    "another policy's stored actions": (
+        ValueError, "action", lambda: jax.eval_shape(lambda key: jaxpg.gradient_from(
+            rollout.collect(discrete(), policy(discrete()), policy(discrete()).init(key), key, num_episodes=2)[0],
+            policy(), policy().init(key), num_episodes=2), key())),
+    "an array for a distribution": (
+        ValueError, "distribution",
+        lambda: estimate(params=jnp.zeros(2), policy=jaxpg.Policy(init=lambda k: jnp.zeros(2), apply=lambda p, o: p))),
+    "a policy that learns without a distribution": (
+        TypeError, "distribution",
+        lambda: one_update(jaxpg.a2c(line(), jaxpg.Policy(init=lambda k: jnp.zeros(2), apply=lambda p, o: p),
+                                     jaxpg.policies.value_mlp(line())))),
+    "a mode that there is not": (
+        TypeError, "mode()",
+        lambda: jaxpg.evaluate(key(), line(), jaxpg.Policy(init=lambda k: {}, apply=lambda p, o: _Vector()), {},
+                               deterministic=True)),
+    # params
+    "a policy for params": (TypeError, "got a jaxpg Policy", lambda: estimate(params=policy())),
+    "a string for params": (TypeError, "str ('x')", lambda: estimate(params="x")),
+    "params that are not finite": (
+        ValueError, "['bias'] must be finite",
+        lambda: estimate(params=jax.tree.map(lambda x: x * jnp.nan, policy().init(key())))),
+    "a value that is not finite": (
+        ValueError, "gradient: its norm", lambda: estimate(weight=weights.gae(0.9, 0.9, value=lambda o: jnp.nan))),
+    "integer params to learn": (
+        TypeError, "dtype int32",
+        lambda: one_update(jaxpg.a2c(line(), jaxpg.Policy(init=lambda k: jnp.zeros(2, jnp.int32),
+                                                          apply=lambda p, o: _Vector()),
+                                     jaxpg.policies.value_mlp(line())))),
+    "params for the state of an algorithm": (
+        TypeError, "ActorCriticState", lambda: jaxpg.ppo(line(), policy()).step(policy().init(key()))),
+    "params for the state of reinforce": (
+        TypeError, "ReinforceState", lambda: jaxpg.reinforce(line(), policy()).step(policy().init(key()))),
+    "params for the state of a run": (
+        TypeError, "field params",
+        lambda: jaxpg.train(jaxpg.reinforce(line(), policy()), state=policy().init(key()), num_env_steps=1)),
+    # value functions
+    "a critic for a value": (TypeError, "critic.apply(critic_params",
+                             lambda: weights.gae(0.9, 0.9, jaxpg.policies.value_mlp(line()))),
+    "a critic's apply for a value": (TypeError, "critic.apply(critic_params",
+                                     lambda: baselines.value(jaxpg.policies.value_mlp(line()).apply)),
+    "a value of nothing": (TypeError, "what value gives",
+                           lambda: estimate(weight=weights.gae(0.9, 0.9, value=lambda o: None))),
+    "a critic of nothing": (
+        TypeError, "what critic gives",
+        lambda: one_update(jaxpg.a2c(line(), policy(), jaxpg.Critic(init=lambda k: jnp.zeros(2),
+                                                                    apply=lambda p, o: None)))),
+    "a critic with a vector": (
+        ValueError, "critic must give a scalar",
+        lambda: one_update(jaxpg.ppo(line(), policy(), jaxpg.Critic(init=lambda k: jnp.zeros(2),
+                                                                    apply=lambda p, o: o)))),
+    "a number for a segment's value": (
+        TypeError, "value",
+        lambda: segments.segment(line(), policy(), policy().init(key()),
+                                 segments.start_segments(line(), policy(), key(), 2), 1, value=3.0)),
+    "params for the state of segments": (
+        TypeError, "SegmentState", lambda: segments.segment(line(), policy(), policy().init(key()), key(), 1)),
+    "a lane's number for lanes": (
+        ValueError, "lanes",
+        lambda: segments.restart(line(), policy(), segments.start_segments(line(), policy(), key(), 2), 0)),
+    "final_rows in words": (
+        TypeError, "final_rows",
+        lambda: rollout.collect(line(), policy(), policy().init(key()), key(), num_episodes=2, final_rows="no")),
+    "a percentage for a discount": (
+        ValueError, "discount",
+        lambda: rollout.collect(line(), policy(), policy().init(key()), key(), num_episodes=2, discount=99)),
+    "checkpoints to nowhere": (
+        ValueError, "directory",
+        lambda: jaxpg.train(jaxpg.reinforce(line(), policy()), key(), num_env_steps=1, checkpoint_every=1)),
+    "progress in words": (
+        TypeError, "progress",
+        lambda: jaxpg.train(jaxpg.reinforce(line(), policy()), key(), num_env_steps=1, progress="yes")),
+    "an algorithm of numbers": (TypeError, "init", lambda: jaxpg.Algorithm(init=1, step=2)),
+    # distributions
+    "one number for logits": (ValueError, "logits", lambda: jaxpg.policies.Categorical(0.3).sample(key())),
+    "a mask for more actions": (
+        ValueError, "mask", lambda: jaxpg.policies.Categorical(jnp.zeros(2), jnp.ones(3, bool)).log_probs()),
+    "a seed to sample with": (TypeError, "jax.random.key(0)",
+                              lambda: jaxpg.policies.Categorical(jnp.zeros(2)).sample(0)),
+    "a log_std for more components": (
+        ValueError, "log_std", lambda: jaxpg.policies.DiagonalNormal(jnp.zeros(2), jnp.zeros(3)).sample(key())),
+    "one number for an action of two": (
+        ValueError, "action", lambda: jaxpg.policies.DiagonalNormal(jnp.zeros(2), jnp.zeros(2)).log_prob(0.0)),
+    # arrays and functions
+    "words for rewards": (TypeError, "rewards", lambda: weights.discounted_returns("abc", 0.9)),
+    "decays of another length": (ValueError, "decays", lambda: backward_recursion(jnp.zeros(3), jnp.zeros(2))),
+    "a pair for a trajectory": (TypeError, "collect",
+                                lambda: weights.trajectory_weights((1, 2), weights.reward_to_go())),
+    "numbers for a recursion": (
+        TypeError, "increment", lambda: weights.Weight(increment=1.0, decay=1.0, discount=1.0, state_discount=1.0)),
+    "a number for a baseline's function": (TypeError, "function", lambda: baselines.Baseline(function=3)),
+    "words for a time baseline": (TypeError, "values", lambda: baselines.time(["a"])),
+    "an activation that sums": (
+        ValueError, "activation", lambda: jaxpg.policies.mlp(line(), activation=lambda x: jnp.sum(x))),
+    "no observation": (TypeError, "observation", lambda: policy().apply(policy().init(key()), None)),
+    "words for a bound": (TypeError, "low", lambda: Box("a", 1)),
+    "bounds without a shape": (ValueError, "shape=(3,)", lambda: Box(np.zeros(3), np.ones(3))),
+    "a dtype that is none": (TypeError, "f33", lambda: Box(-1, 1, (2,), "f33")),
+    "a product of another shape": (
+        ValueError, "matrix_vector_product", lambda: natural.solve(lambda v: 3.0, jnp.ones(2))),
+    "an environment for an MDP": (TypeError, "FiniteMDP",
+                                  lambda: exact.trajectories(exact.chain(3, horizon=4).environment())),
+    "params for a policy of an MDP": (
+        TypeError, "policy", lambda: exact.chain(3, horizon=4).objective(jnp.zeros((3, 2)), policy())),
+    "a table of another MDP": (
+        ValueError, "(3, 2)",
+        lambda: exact.chain(3, horizon=4).objective(
+            jaxpg.policies.tabular(exact.chain(5, horizon=4).environment()), jnp.zeros((5, 2)))),
+    "words for a bandit": (TypeError, "means", lambda: exact.bandit("a")),
+    "half an integer": (TypeError, "low", lambda: sweeps.integers(0.5, 3)),
+    "one setting for a list": (TypeError, "settings", lambda: sweeps.samples({"a": 1})),
+    "words for thresholds": (TypeError, "thresholds", lambda: stats.performance_profile([1.0, 2.0, 3.0], "a")),
+    "a name to draw": (TypeError, "env", lambda: render.drawing("CartPole-v1")),
 }  # fmt: skip
 
 
@@ -354,6 +519,19 @@ def test_bad_input_gives_one_clear_error(case):
     assert isinstance(caught.value, (ValueError, TypeError, AttributeError)), repr(caught.value)
     assert word in str(caught.value), str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+def test_hints_leave_signatures_alone():
+    found = inspect.signature(jaxpg.ppo).parameters
+    assert list(found)[:3] == ["env", "policy", "critic"] and found["discount"].default == 0.99
+    assert jaxpg.ppo.__doc__.startswith("PPO with generalized advantages")
+    assert inspect.getsource(jaxpg.weights.gae).startswith("@hinted\ndef gae(")
+
+
+def test_what_is_also_called_something_exists():
+    functions = (jaxpg.ppo, jaxpg.train, jaxpg.sweep, jaxpg.evaluate, jaxpg.policies.mlp)
+    names = set().union(*(inspect.signature(function).parameters for function in functions))
+    assert set(_ALSO_CALLED) <= names
 
 
 def test_there_are_many_cases():
