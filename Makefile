@@ -14,6 +14,7 @@ PYTHONS := python3.11 python3.12 python3.13
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/installed
 DEV := $(VENV)/installed-dev
+DOCS := $(VENV)/installed-docs
 NOTEBOOKS := $(VENV)/installed-notebooks
 RELEASE := $(VENV)/installed-release
 SUITES := $(VENV)/installed-suites
@@ -28,7 +29,8 @@ QUICK_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow test-suites test-all lint types format bench bench-check notebooks notebooks-save docs build release clean FORCE
+.PHONY: help install demo test test-slow test-suites test-all lint types format bench bench-check notebooks \
+	notebooks-save docs docs-serve build release clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -72,14 +74,18 @@ bench-check: $(DEV) ## measure the goals of docs/performance.md; fails where one
 	$(BIN)/python -m benchmarks check $(ARGS)
 
 notebooks: $(DEV) $(NOTEBOOKS) ## execute the notebooks (SIZE=tiny: quickly; SIZE=full: for a GPU); an error in a cell fails
-	JAXPG_NOTEBOOK_SIZE=$(SIZE) $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -p no:timeout \
+	JAXPG_NOTEBOOK_SIZE=$(SIZE) $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -o timeout=0 \
 		--durations=0 $(NOTEBOOK_FILES) $(ARGS)
 
 notebooks-save: $(DEV) $(NOTEBOOKS) ## execute the notebooks from their sources, and keep what they show in them
 	cd notebooks && for source in *.py; do JAXPG_NOTEBOOK_SIZE=$(SIZE) ../$(BIN)/jupytext --to ipynb --execute $$source || exit 1; done
 
-docs: $(DEV) ## run the examples of README.md and the guides (the documentation itself is plain Markdown, docs/)
-	$(BIN)/python -m pytest tests/test_readme.py tests/test_guides.py $(ARGS)
+docs: $(DEV) $(DOCS) ## build the documentation into site/, and run the code of its pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python -m pytest tests/test_readme.py tests/test_guides.py tests/test_site.py $(ARGS)
+
+docs-serve: $(DOCS) ## show the documentation at http://127.0.0.1:8000, and build it anew where a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
 
 build: $(RELEASE) ## build the wheel and the sdist into dist/
 	rm -rf dist
@@ -95,8 +101,8 @@ release: build ## build, and try the wheel in an empty environment of each Pytho
 	    rm -rf $$folder; tried=yes; \
 	done; [ -n "$$tried" ] || { echo "None of $(PYTHONS) is here: name one with PYTHONS=" >&2; exit 1; }
 
-clean: ## remove .venv, caches and built packages; runs and outputs stay
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv, caches, built packages and pages; runs and outputs stay
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment -------------------------------------------------------------------------------------------------
@@ -129,7 +135,7 @@ $(RUNTIME): $(VENV)/made pyproject.toml $(CONSTRAINTS)
 	@$(PIP_INSTALL) -e .
 	@touch $@
 
-$(DEV) $(NOTEBOOKS) $(SUITES) $(RELEASE): $(VENV)/installed-%: $(VENV)/made pyproject.toml $(CONSTRAINTS)
+$(DEV) $(DOCS) $(NOTEBOOKS) $(SUITES) $(RELEASE): $(VENV)/installed-%: $(VENV)/made pyproject.toml $(CONSTRAINTS)
 	@echo "Installing jaxpg[$*] into $(VENV) (the first time takes a minute or two)"
 	@$(PIP_INSTALL) -e '.[$*]'
 	@touch $(RUNTIME) $@
