@@ -22,5 +22,7 @@ class Docstrings(Extension):
         if obj.docstring is not None:
             text = re.sub(r"^Fields:$", "Attributes:", obj.docstring.value + "\n", flags=re.MULTILINE)
             text = SECTION.sub(lambda s: f"{s[1]}:\n{ENTRY.sub(expanded, s[2])}", text)
-            text = re.sub(r"(?<=[^\n]\n)(?=(?:(?:Args|Attributes|Returns|Raises):$)|Sources?: )", "\n", text, flags=re.MULTILINE)
+            text = re.sub(
+                r"(?<=[^\n]\n)(?=(?:(?:Args|Attributes|Returns|Raises):$)|Sources?: )", "\n", text, flags=re.MULTILINE
+            )
             obj.docstring.value = text.rstrip("\n")

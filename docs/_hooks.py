@@ -3,6 +3,7 @@
 - A page that is another file's text, as the changelog is, says `--8<-- "CHANGELOG.md"`.
 - Links to files outside docs/ lead to GitHub.
 - Mathematics becomes MathML while the site is built: browsers draw it, and nothing is fetched or run.
+- Headings have the addresses that they have on GitHub.
 - An underscore behind a letter with an accent, as in Q̂_t, is that of an index, as on GitHub.
 """
 
@@ -15,6 +16,7 @@ import latex2mathml.converter
 from markdown.extensions import Extension
 from markdown.inlinepatterns import SimpleTextInlineProcessor
 from mkdocs.plugins import event_priority
+from pymdownx.slugs import slugify
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -47,6 +49,7 @@ class Indices(Extension):
 
 def on_config(config):
     config["markdown_extensions"].append(Indices())
+    config["mdx_configs"]["toc"]["slugify"] = slugify(case="lower")
 
 
 @event_priority(100)  # Before whatever else reads the page.

@@ -1,4 +1,4 @@
-"""The guides docs/*.md named below: their Python runs as written and prints what they say.
+"""The pages of docs/ and the README: links lead somewhere, Python runs as written and prints what the page says.
 
 A page's Python is one session, in order. A block whose first line is `# name.py` is a file, which is run by itself. A
 `text` block behind a Python block is what that prints; below `<!-- about -->` its numbers are those of one machine.
@@ -20,8 +20,14 @@ import yaml
 import jaxpg
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
-PAGES = ("environments", "sweeps", "devices", "populations")
+ROOT = DOCS.parent
+PAGES = sorted(path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md"))
 FENCE = re.compile(r"(<!-- about -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+# Which test runs a page's Python: one of the two below, one of its own further down, or one in another file.
+QUICK = ("guides/nan", "guides/reproduce", "guides/resume", "index", "start")
+SLOW = ("guides/extend", "guides/gradient", "guides/train")
+BY_THEMSELVES = ("environments", "sweeps", "devices", "populations", "derivations", "plots", "statistics")
 
 
 class Block(NamedTuple):
@@ -100,20 +106,53 @@ def test_numbers_are_compared_unless_they_are_about():
 # --- what takes no time -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_and_pictures_are_there(page):
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page_of(page)):
-        path = DOCS / target
-        assert path.exists(), target
-        assert path.suffix != ".png" or path.stat().st_size < 60_000, target
+def address_of(heading):
+    """The anchor of a heading, as GitHub and the site make it."""
+    heading = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+    return re.sub(r"[^\w\- ]", "", heading).replace(" ", "-")
+
+
+def anchors_of(path):
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    if included := re.match(r'--8<-- "(.+)"', text):
+        text = (ROOT / included[1]).read_text(encoding="utf-8")
+    return {address_of(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+WRITTEN = [
+    *(DOCS / f"{page}.md" for page in PAGES),
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+]
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_and_pictures_are_there(path):
+    for target, anchor in re.findall(
+        r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", FENCE.sub("", path.read_text(encoding="utf-8"))
+    ):
+        there = path.parent / target if target else path
+        assert there.exists(), target
+        assert not anchor or anchor in anchors_of(there), f"{target}#{anchor}"
+        assert there.suffix != ".png" or path.parent == ROOT or there.stat().st_size < 60_000, target
+
+
+def test_every_page_s_python_is_run():
+    with_python = {page for page in PAGES if any(block.language == "python" for block in blocks_of(page))}
+    assert with_python == {*QUICK, *SLOW, *BY_THEMSELVES}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_names_are_those_of_the_library(page):
-    for name in set(re.findall(r"\bjaxpg((?:\.[a-z_]\w*)+)", page_of(page))):
+    for name in set(re.findall(r"(?<!^::: )\bjaxpg((?:\.[a-z_]\w*)+)", page_of(page), re.MULTILINE)):
         found = jaxpg
         for part in name[1:].split("."):
             found = getattr(found, part)
+
+
+@pytest.mark.parametrize("page", [*QUICK, *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW)])
+def test_the_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_steps(steps_of(page), {})
 
 
 def test_the_guide_to_environments_runs():

@@ -21,8 +21,3 @@ def test_block_runs(block, tmp_path, monkeypatch):
         assert float(names["scores"].returns.mean()) > 200  # Untrained: 22.
     if "estimate" in names:
         assert float(names["estimate"].trace) > 0
-
-
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8")):
-        assert (README.parent / target).exists(), target

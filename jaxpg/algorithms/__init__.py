@@ -1,0 +1,3 @@
+"""Algorithms: pairs of pure functions, a file each; `presets` has hyperparameters for named environments."""
+
+from jaxpg.algorithms import presets as presets
