@@ -111,7 +111,7 @@ def plan(
     Returns:
       The plan, whose text is what is printed.
     Raises:
-      As `sweep` does.
+      ValueError, TypeError: as `sweep` does.
     """
     for name in of_sweep:
         if name not in ("directory", "save_every", "return_params", "progress"):
