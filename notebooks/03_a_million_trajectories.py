@@ -57,7 +57,7 @@ SIZES = {
     #          episodes of the sweep over N; of the chunk and speed cells; of the memory plot; equal lengths; rounds
     "tiny": dict(numbers=[500, 2_000], several=1024, planned=[64, 256], equal=64, rounds=2),
     "small": dict(
-        numbers=[1_000, 10_000, 100_000, 1_000_000], several=2048, planned=[256, 1024, 4096], equal=512, rounds=5
+        numbers=[1_000, 10_000, 100_000, 1_000_000], several=1024, planned=[256, 1024, 4096], equal=512, rounds=5
     ),
     "full": dict(
         numbers=[1_000, 10_000, 100_000, 1_000_000, 10_000_000],

@@ -35,8 +35,11 @@ if importlib.util.find_spec("jaxpg") is None or importlib.util.find_spec("brax")
     pass
 
 # %%
+import contextlib
+import io
 import os
 import sys
+import warnings
 
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_enable_concurrency_optimized_scheduler=false")
 if sys.platform == "linux":
@@ -62,7 +65,9 @@ SIZES = {  # steps of each run on the cart and the pendulum, seeds, episode limi
 sizes = SIZES[SIZE]
 seeds = sizes["seeds"]
 
-env = jaxpg.make("brax/inverted_pendulum", max_steps=sizes["limit"])
+# As it is imported, brax says that MuJoCo's port to Warp is missing and that brax is no longer developed further.
+with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
+    env = jaxpg.make("brax/inverted_pendulum", max_steps=sizes["limit"])
 env
 
 # %% [markdown]
@@ -98,7 +103,7 @@ plt.show()
 
 def last_evaluation(runs):
     """The evaluation after the last update of each run: mean return, and its standard error over episodes."""
-    return (runs[name].ffill("update").isel(update=-1) for name in ("evaluation_return", "evaluation_return_error"))
+    return (runs[name].isel(update=runs.num_updates - 1) for name in ("evaluation_return", "evaluation_return_error"))
 
 
 returns, errors = (value.values for value in last_evaluation(runs))

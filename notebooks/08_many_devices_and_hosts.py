@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -119,9 +121,14 @@ print("devices      steps   mean return   relative difference   collectives")
 for count in counts:
     build = jaxpg.policy_gradient(env, policy, num_episodes=sizes["num_episodes"], mesh=mesh_of(count))
     programs[count] = jax.jit(build).lower(key, params).compile()
-    estimates[count] = estimate = jax.block_until_ready(programs[count](key, params))
+    estimates[count] = estimate = jax.device_get(programs[count](key, params))
     distance = difference(estimate.gradient, estimates[1].gradient)
-    collectives = len(re.findall(r" (?:all|collective|reduce)-[a-z]+(?:-start)?\(", programs[count].as_text()))
+    collectives = len(
+        re.findall(
+            r" (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(",
+            programs[count].as_text(),
+        )
+    )
     print(f"{count:>7}{estimate.num_steps:>11,}{estimate.episode_return:>14.4f}{distance:>22.1e}{collectives:>14}")
     assert estimate.num_steps == estimates[1].num_steps  # The same episodes.
     assert distance < 1e-5  # The same gradient, to rounding.
@@ -164,7 +171,7 @@ runs = {
     for count in counts
 }
 laid_out = runs[counts[-1]]
-kernel = laid_out.params["hidden_1"]["kernel"]
+kernel = laid_out.state.params["hidden_1"]["kernel"]
 lanes = [
     leaf
     for leaf in jax.tree.leaves(laid_out.state)
