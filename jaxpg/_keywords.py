@@ -8,7 +8,8 @@ from jaxpg import _check
 
 __all__ = ["hinted"]
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _ALSO_CALLED = {
     "critic": ("value_function", "value_network", "vf"),

@@ -100,7 +100,7 @@ def policy_gradient(
       mesh: None for one device, "auto" for all, or a `jax.sharding.Mesh`; the episodes are laid over its devices.
     Raises:
       ValueError, TypeError: for arguments out of range, an environment without limit or of wrong structure, a policy
-        that does not fit it; and, where `key` and `params` are concrete, for rewards that are not finite.
+        that does not fit it; and, where `key` and `params` are concrete, for rewards or a gradient that is not finite.
     """
     weight = weights.reward_to_go(discount=0.99) if weight is None else _check.instance("weight", weight, Weight)
     baseline = baselines.none() if baseline is None else _check.instance("baseline", baseline, Baseline)
@@ -171,7 +171,7 @@ def policy_gradient(
                 f"reward: {int(result.num_nonfinite)} of {int(result.num_episodes)} episodes of {env.name} have a "
                 f"return that is not finite"
             )
-        if _check.is_concrete(result.gradient_norm) and not jnp.isfinite(result.gradient_norm):
+        if _check.is_concrete(result.gradient_norm) and not np.isfinite(result.gradient_norm):
             _check.finite("params", params)
             raise ValueError(
                 f"gradient: its norm is {result.gradient_norm} though all returns are finite: look at the observations "

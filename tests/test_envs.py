@@ -607,7 +607,7 @@ CALL_ERRORS = {
     "no function": (lambda: corridor(step=None), TypeError, "step must be a function"),
     "environment limit": (lambda: corridor(max_steps=-1), ValueError, "max_steps must be"),
     "environment name": (lambda: corridor(name=3), TypeError, "name must be a string"),
-    "not an environment": (lambda: check_structure("CartPole-v1"), TypeError, "must be a jaxpg.Environment; got str"),
+    "not an environment": (lambda: check_structure("CartPole-v1"), TypeError, "must be an Environment, .*; got str"),
 }
 
 

@@ -298,7 +298,7 @@ def test_errors(key):
         evaluate_gymnasium(key, 3, policy, params)
     with pytest.raises(TypeError, match="envs must return a gymnasium.Env; got int"):
         evaluate_gymnasium(key, lambda: 3, policy, params)
-    with pytest.raises(TypeError, match="policy must be a Policy; got str"):
+    with pytest.raises(TypeError, match="policy must be a Policy, .*; got str"):
         evaluate_gymnasium(key, envs, "policy", params)
     with pytest.raises(ValueError, match="num_episodes must be an integer of at least 1; got 0"):
         evaluate_gymnasium(key, envs, policy, params, num_episodes=0)

@@ -292,7 +292,7 @@ MODEL = policies.mlp(ENV, (4,))
         ),
         (lambda: policies.normalized(policies.normalized(MODEL, ENV), ENV), ValueError, "cannot be normalised again"),
         (lambda: policies.normalized("mlp", ENV), TypeError, "model must be a Policy or a Critic; got str"),
-        (lambda: policies.normalized(MODEL, MODEL), TypeError, "env must be a jaxpg.Environment"),
+        (lambda: policies.normalized(MODEL, MODEL), TypeError, "env must be an Environment"),
         (lambda: policies.normalized(MODEL, ENV, clip=0), ValueError, r"clip must be a finite .* in \(0, inf\)"),
         (lambda: policies.normalized(MODEL, ENV, epsilon=0), ValueError, "epsilon must be a finite real number"),
         (

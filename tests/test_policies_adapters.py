@@ -237,7 +237,7 @@ def stateful_haiku():
 FLOATS, MASKED = Box(-1, 1, (4,)), {"x": Box(-1, 1, (2,)), "action_mask": Box(0, 1, (3,), bool)}
 P, E, NET = policies, environment, policies.from_network
 ERRORS = [
-    (lambda: P.mlp("CartPole-v1"), TypeError, "env must be a jaxpg.Environment"),
+    (lambda: P.mlp("CartPole-v1"), TypeError, "env must be an Environment"),
     (lambda: P.mlp(VECTOR, 64), TypeError, r"hidden_sizes must be a sequence of positive integers such as \(64, 64\)"),
     (lambda: P.mlp(VECTOR, "64"), TypeError, "hidden_sizes must be a sequence"),
     (lambda: P.mlp(VECTOR, (64, 0)), ValueError, r"hidden_sizes\[1\] must be an integer of at least 1; got 0"),

@@ -353,7 +353,7 @@ def test_spaces_that_have_no_counterpart():
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: to_gymnasium("CartPole-v1"), TypeError, "env must be a Environment"),
+        (lambda: to_gymnasium("CartPole-v1"), TypeError, "env must be an Environment"),
         (lambda: to_gymnasium_vector(puzzle(), 0), ValueError, "num_envs must be an integer of at least 1"),
         (
             lambda: to_gymnasium_vector(puzzle(), 2, autoreset_mode=AutoresetMode.DISABLED),
