@@ -153,7 +153,8 @@ def drawing(env: Environment) -> tuple[Callable[[Frame], Any], float]:
     Raises:
       ValueError: no drawing is known for it.
     """
-    if check_environment(env).render is not None:
+    check_environment(env)
+    if env.render is not None:
         render = env.render
         return lambda frame: render(frame.state), _STEP_SECONDS
     paint, seconds = _CLASSIC.get(env.name, (None, _STEP_SECONDS))
