@@ -127,7 +127,9 @@ def compare(
     return labelled(variables, {"estimator": list(functions)}, attributes, DESCRIPTIONS)
 
 
-def labelled(variables: dict, coordinates: dict, attributes: dict, descriptions: dict) -> Any:
+def labelled(
+    variables: dict[str, Any], coordinates: dict[str, Any], attributes: dict[str, Any], descriptions: Mapping[str, Any]
+) -> Any:
     """The `xarray.Dataset`, its variables with `long_name` and `units`."""
     import xarray
 

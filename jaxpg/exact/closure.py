@@ -18,7 +18,9 @@ class Closure:
     """
 
     def __init__(self, mdp: Any, lags: int | None = None) -> None:
-        self.horizon, self.lags, self.alive = mdp.horizon, lags, mdp.alive
+        self.horizon: int | None = mdp.horizon
+        self.lags: int | None = lags
+        self.alive: jax.Array = mdp.alive
 
     def __call__(
         self, constant: jax.Array, kernel: jax.Array, following: jax.Array, lag_axes: int = 0, boundary: float = 0.0

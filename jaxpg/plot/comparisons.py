@@ -12,7 +12,7 @@ from jaxpg.render_canvas import COLORS
 __all__ = ["plot"]
 
 
-def plot(dataset: Any, path: str | os.PathLike | None = None) -> Any:
+def plot(dataset: Any, path: str | os.PathLike[str] | None = None) -> Any:
     """What `jaxpg.compare` found: bias² and variance as the parts of the mean squared error, time, and efficiency.
 
     Bars are values, thin lines are ± one standard error; each panel has zero on its left. Without timing rounds only

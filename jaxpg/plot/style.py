@@ -60,7 +60,8 @@ def paper_figure(width: float = 3.4, height: float = 2.3) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    _check.positive("width", width), _check.positive("height", height)
+    _check.positive("width", width)
+    _check.positive("height", height)
     with paper_style():
         figure = Figure((width, height), layout="constrained")
         FigureCanvasAgg(figure)

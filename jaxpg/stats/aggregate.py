@@ -167,7 +167,9 @@ def strata_of(arranged: Scores, first: int = 0) -> list[np.ndarray]:
     return strata
 
 
-def masked(found: tuple, sources: tuple[Scores, ...], extra: tuple[str, np.ndarray] | None = None) -> Interval:
+def masked(
+    found: tuple[Any, ...], sources: tuple[Scores, ...], extra: tuple[str, np.ndarray] | None = None
+) -> Interval:
     """The interval, its numbers NaN where too few runs are known."""
     known = np.stack([(~np.isnan(source.values)).sum(1).min(0) for source in sources]).min(0)
     known = np.repeat(known, 1 if extra is None else len(extra[1]))

@@ -140,13 +140,17 @@ def newest_whole(folder: pathlib.Path, names: list[str]) -> tuple[str, dict[str,
     raise ValueError(f"directory: every checkpoint in {folder} is damaged:{listed}")
 
 
-def write_checkpoint(folder: pathlib.Path, num_updates: int, trees: Mapping[str, Any], info: dict) -> pathlib.Path:
+def write_checkpoint(
+    folder: pathlib.Path, num_updates: int, trees: Mapping[str, Any], info: dict[str, Any]
+) -> pathlib.Path:
     """Writes the trees and `info` as the folder's newest checkpoint; a failure leaves those before as they are."""
     arrays = {k: to_host(leaf) for label, tree in trees.items() for k, leaf in leaves_of(tree, label).items()}
     return write_arrays(folder, num_updates, arrays, info)
 
 
-def write_arrays(folder: pathlib.Path, number: int, arrays: Mapping[str, np.ndarray], info: dict) -> pathlib.Path:
+def write_arrays(
+    folder: pathlib.Path, number: int, arrays: Mapping[str, np.ndarray], info: dict[str, Any]
+) -> pathlib.Path:
     """Writes the arrays and `info` under a number, as `write_checkpoint` does; arrays without entries are left out."""
     folder.mkdir(parents=True, exist_ok=True)
     sync_folder(folder.parent)

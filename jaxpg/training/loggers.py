@@ -29,12 +29,12 @@ class Logger(Protocol):
         """Takes the metrics of one update."""
 
 
-def jsonl(path: str | os.PathLike) -> Logger:
+def jsonl(path: str | os.PathLike[str]) -> Logger:
     """Appends a line {"step": …, metric: …} for each update; a file that is there is added to."""
     return _JsonLines(_file("path", path))
 
 
-def csv(path: str | os.PathLike) -> Logger:
+def csv(path: str | os.PathLike[str]) -> Logger:
     """Appends a line for each update, under a header with `step` and the names of the metrics; missing is empty.
 
     Where a new metric appears, the file is written anew, at once, with one more column. A file that is there is added
@@ -43,7 +43,7 @@ def csv(path: str | os.PathLike) -> Logger:
     return _Csv(_file("path", path))
 
 
-def tensorboard(directory: str | os.PathLike) -> Logger:
+def tensorboard(directory: str | os.PathLike[str]) -> Logger:
     """Scalars for TensorBoard, through tensorboardX.
 
     Raises:
