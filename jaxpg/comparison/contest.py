@@ -128,7 +128,7 @@ def compare(
 
 
 def labelled(
-    variables: dict[str, Any], coordinates: dict[str, Any], attributes: dict[str, Any], descriptions: Mapping[str, Any]
+    variables: dict[str, Any], coordinates: dict[str, Any], attributes: dict[str, Any], descriptions: Mapping[Any, Any]
 ) -> Any:
     """The `xarray.Dataset`, its variables with `long_name` and `units`."""
     import xarray
