@@ -183,6 +183,8 @@ def _as_arrays(trajectory: Trajectory) -> Trajectory:
             terminated=terminated,
             truncated=jnp.asarray(trajectory.truncated, bool) & ~terminated,
             valid=jnp.asarray(trajectory.valid, bool),
+            episode=jnp.asarray(trajectory.episode, jnp.int32),
+            time=jnp.asarray(trajectory.time, jnp.int32),
             log_prob=None,
             value=None,
             carry=None,

@@ -286,9 +286,9 @@ for n in SIZES["natural"]:
 
 # %% [markdown]
 # What it is good for: the two-state problem of Kakade (2001). Staying in state 0 pays 1, staying in state 1 pays 2,
-# moving pays nothing. The policy starts out likely to stay in 0 and unlikely to stay in 1. The plain gradient for state 1
-# is weighted with how seldom that state is visited, so it first settles for the worse state; the natural gradient is not,
-# since $F$ has the same weight.
+# moving pays nothing. The policy starts out likely to stay in 0 and unlikely to stay in 1. What the plain gradient does
+# about state 1 is weighted with how seldom that state is visited, so it settles for the worse state first and leaves it
+# late; $F$ has the same weight, and $F^{-1}$ takes it away. Gradients here are the exact ones, and all steps have one length.
 
 # %%
 two_states = exact.FiniteMDP(
@@ -298,19 +298,19 @@ two_states = exact.FiniteMDP(
     discount=0.95,
 )
 two_policy = jaxpg.policies.tabular(two_states.environment(max_steps=1))
-begin = jnp.array([[1.0, -1.0], [-1.0, 1.0]])
+begin = jnp.array([[1.5, -1.5], [-1.5, 1.5]])
 optimum = float(two_states.initial @ two_states.optimal_values())
 
 
 @functools.partial(jax.jit, static_argnames="direction")
 def climb(direction, step):
-    """Return and probability to stay before each of 300 updates."""
+    """Return, and the log odds of staying, before each of 300 updates."""
 
     def update(theta, _):
         uphill = direction(two_policy, theta)
         length = step / jnp.maximum(jnp.linalg.norm(uphill), 1e-3)  # Steps of one length, so that the paths compare.
-        stay = two_policy.apply(theta, jnp.arange(2)).log_probs()[:, 0]
-        return theta + length * uphill, (two_states.objective(two_policy, theta), jnp.exp(stay))
+        log_odds = theta[:, 0] - theta[:, 1]
+        return theta + length * uphill, (two_states.objective(two_policy, theta), log_odds)
 
     return jax.lax.scan(update, begin, None, length=300)[1]
 
@@ -328,7 +328,7 @@ for name, direction, color in (
           if float(height.max()) > 0.95 * optimum else f"{name:16}: not at 95% after 300 updates")  # fmt: skip
 axes[1].axhline((1 - 0.95) * optimum, color="black", linewidth=0.8, linestyle="--", label="optimum")
 axes[0].set(
-    xlabel="probability to stay in state 0", ylabel="probability to stay in state 1", title="Path (dots: every 50)"
+    xlabel="log odds of staying in state 0", ylabel="log odds of staying in state 1", title="Path (dots: every 50)"
 )
 axes[1].set(xlabel="updates of one length", ylabel="(1 − γ) J", title="Return")
 axes[1].legend(frameon=False)
@@ -340,7 +340,7 @@ plt.show()
 
 # %%
 matrix = jax.random.normal(jax.random.key(6), (6, 6))
-other_policy = policy._replace(apply=lambda phi, s: policy.apply((matrix @ phi).reshape(3, 2), s))
+other_policy = dataclasses.replace(policy, apply=lambda phi, s: policy.apply((matrix @ phi).reshape(3, 2), s))
 phi = jnp.linalg.solve(matrix, theta.ravel())
 
 
@@ -490,7 +490,7 @@ for ax, (grid, curve, at, found, label) in zip(axes, curves, strict=False):
     ax.legend(frameon=False, fontsize=8)
 for name, marker in zip(names, "os^", strict=True):
     axes[2].loglog(SIZES["meta"], errors[name], marker=marker, label=name)
-axes[2].set(xlabel="episodes before and after the step", ylabel="relative root mean square error")
+axes[2].set(xlabel="episodes N", ylabel="relative root mean square error")
 axes[2].legend(frameon=False)
 plt.show()
 

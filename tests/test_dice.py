@@ -573,6 +573,14 @@ def built(env: Any = None, policy: Any = None, **options: Any):
     return dice.objective(env, policy or jaxpg.policies.mlp(env, (4,)), **arguments)
 
 
+def test_ids_and_times_may_be_64_bits_wide(x64, recwarn):
+    """As arrays made with 64-bit integers on are."""
+    narrow = pack(Problem(0).paths[:5], 3, 2)
+    wide = narrow._replace(episode=narrow.episode.astype(jnp.int64), time=narrow.time.astype(jnp.int64))
+    assert stored(trajectory=wide) == stored(trajectory=narrow)
+    assert not [w for w in recwarn if issubclass(w.category, FutureWarning)]
+
+
 BAD = {
     "a lambda above 1": (ValueError, "lambda_", lambda: stored(lambda_=1.5)),
     "a lambda in words": (TypeError, "lambda_", lambda: built(lambda_="1")),
