@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -58,7 +60,7 @@ print("jaxpg", jaxpg.__version__, "· jax", jax.__version__, "on", jax.default_b
 # %%
 SIZE = os.environ.get("JAXPG_NOTEBOOK_SIZE", "small")
 SIZES = {  # steps of each run on the cart and the pendulum, seeds, episode limit of the cart, episodes of an evaluation
-    "tiny": dict(cart_steps=4_096, pendulum_steps=4_096, seeds=2, limit=100, episodes=8),
+    "tiny": dict(cart_steps=6_144, pendulum_steps=12_288, seeds=2, limit=100, episodes=8),
     "small": dict(cart_steps=100_000, pendulum_steps=100_000, seeds=3, limit=1_000, episodes=16),
     "full": dict(cart_steps=100_000, pendulum_steps=500_000, seeds=16, limit=1_000, episodes=128),
 }
