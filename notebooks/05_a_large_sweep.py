@@ -111,7 +111,7 @@ print("traced", json.loads(runs.attrs["traced"]), "· looped", json.loads(runs.a
 
 # %%
 one = runs.sel(learning_rate=1e-2, discount=0.99, seed=3)  # Every variable of one run.
-entropy = runs.entropy.mean("seed").isel(update=-1)  # [learning_rate, discount]
+entropy = runs.entropy.isel(update=runs.num_updates - 1).mean("seed")  # [learning_rate, discount]
 print("one run:", dict(one.sizes), "· updates", int(one.num_updates))
 print(
     "entropy at the end, discount 0.99:", entropy.sel(discount=0.99).round(2).values, "of at most", round(np.log(2), 2)
@@ -120,7 +120,7 @@ scores = runs.evaluation_return.isel(
     update=runs.num_updates - 1
 )  # [seed, learning_rate, discount], the last evaluation
 print("scores", scores.dims, scores.shape)
-runs[["episode_return", "entropy", "gradient_norm"]]
+print(runs[["episode_return", "entropy", "evaluation_return"]])
 
 # %% [markdown]
 # The score of a run is the mean return of the evaluation episodes with its last parameters.
@@ -137,12 +137,14 @@ plt.show()
 
 # %%
 interval = stats.interval(scores, "iqm", dim="seed")  # Estimate, low, high: each [learning_rate, discount].
-ranked = interval.estimate.stack(setting=("learning_rate", "discount"))
-ranked = ranked.sortby(ranked, ascending=False)
-low, high = (part.stack(setting=("learning_rate", "discount")).sel(setting=ranked.setting) for part in interval[1:])
+flat = [part.stack(setting=("learning_rate", "discount")) for part in interval]
+order = np.argsort(-flat[0].values)
+ranked, low, high = (part.isel(setting=order) for part in flat)
 for i in range(6):
     rate, discount = ranked.setting.values[i]
-    print(f"learning rate {rate:6}, discount {discount:4}: IQM {ranked[i]:3.0f} [{low[i]:3.0f}, {high[i]:3.0f}]")
+    print(
+        f"learning rate {rate:6}, discount {discount:4}: IQM {float(ranked[i]):3.0f} [{float(low[i]):3.0f}, {float(high[i]):3.0f}]"
+    )
 overlap = int((high >= low[0]).sum()) - 1
 print(f"of the other {ranked.size - 1} settings, {overlap} have an interval that reaches into the first one's")
 

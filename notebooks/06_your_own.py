@@ -34,7 +34,7 @@ if importlib.util.find_spec("jaxpg") is None:
     pass
 
 # %%
-import inspect
+import ast
 import os
 from typing import Any, NamedTuple
 
@@ -60,17 +60,20 @@ sizes = {
 print("jaxpg", jaxpg.__version__, "· jax", jax.__version__, "on", jax.default_backend())
 
 # %% [markdown]
-# The lines are counted by this function: those of the source that are neither blank nor a comment, `def` and `return`
-# included.
+# The lines are counted by this function: those of the definitions in a cell that are neither blank nor a comment, `def`
+# and `return` included.
 
 # %%
 lines = {}
 
 
 def count(name, *definitions):
-    code = "\n".join(inspect.getsource(definition) for definition in definitions).splitlines()
-    lines[name] = sum(bool(line.strip()) and not line.strip().startswith("#") for line in code)
-    assert lines[name] < 20
+    cell = In[-1]  # noqa: F821  IPython's list of the cells that were run.
+    names = {definition.__name__ for definition in definitions}
+    found = [node for node in ast.walk(ast.parse(cell)) if getattr(node, "name", None) in names]
+    code = [line.strip() for node in found for line in cell.splitlines()[node.lineno - 1 : node.end_lineno]]
+    lines[name] = sum(bool(line) and not line.startswith("#") for line in code)
+    assert len(found) == len(names) and 0 < lines[name] < 20
     print(f"{name}: {lines[name]} lines")
 
 
@@ -174,10 +177,10 @@ check_gradient("flax linen", in_linen)
 
 
 # %%
-def residual(sizes=(policies.feature_size(env.observation_space), 16, 16, outputs)):
+def residual(num_inputs=9, width=16, num_outputs=2):
     def init(key):
-        keys = jax.random.split(key, len(sizes) - 1)
-        shapes = list(zip(sizes[:-1], sizes[1:]))
+        shapes = [(num_inputs, width), (width, width), (width, num_outputs)]
+        keys = jax.random.split(key, len(shapes))
         return [jax.random.normal(k, shape) / shape[0] ** 0.5 for k, shape in zip(keys, shapes)]
 
     def apply(params, x):
@@ -270,8 +273,14 @@ chain, policy = mdp.environment(), of_mdp(table)
 params = jax.random.normal(jax.random.key(3), (env.observation_space.n, 2))
 truth = mdp.policy_gradient(policy, params)
 values = mdp.values(policy, params)  # [time, state]
-right = lambda index, time: values[jnp.minimum(time, len(values) - 1), index]
-wrong = lambda index, time: 0.5 * right(index, time)
+
+
+def right(index, time):
+    return values[jnp.minimum(time, len(values) - 1), index]
+
+
+def wrong(index, time):
+    return 0.5 * right(index, time)
 
 
 def estimate(weight, num_episodes=64, baseline=None):
@@ -452,7 +461,7 @@ runs, final = jaxpg.sweep(
 )
 print("traced:", runs.attrs["traced"])
 objective = jax.vmap(jax.vmap(lambda params: mdp.objective(of_mdp(table), params)))(final.stacked())
-interval = jaxpg.stats.interval(np.asarray(objective), "iqm") if sizes["seeds"] > 1 else None
+interval = jaxpg.stats.interval(np.asarray(objective), "iqm")
 for rate, middle, low, high in zip(runs.step_size.values, *interval):
     print(
         f"step size {rate:4}: exact J at the end, IQM over {sizes['seeds']} seeds {middle:.3f} [{low:.3f}, {high:.3f}]"
