@@ -47,7 +47,19 @@ class Indices(Extension):
         md.inlinePatterns.register(index, "indices", 65)  # Before emphasis.
 
 
+def present(entries: list) -> list:
+    """The navigation's entries whose pages are there."""
+    there = []
+    for entry in entries:
+        ((title, value),) = entry.items() if isinstance(entry, dict) else [(None, entry)]
+        value = present(value) if isinstance(value, list) else value
+        if isinstance(value, list) or (DOCS / value).exists():
+            there.append(value if title is None else {title: value})
+    return there
+
+
 def on_config(config):
+    config["nav"] = present(config["nav"])
     config["markdown_extensions"].append(Indices())
     config["mdx_configs"]["toc"]["slugify"] = slugify(case="lower")
 
