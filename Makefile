@@ -77,8 +77,8 @@ notebooks: $(DEV) $(NOTEBOOKS) ## execute the notebooks (SIZE=tiny: quickly; SIZ
 	JAXPG_NOTEBOOK_SIZE=$(SIZE) $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -o timeout=0 \
 		--durations=0 $(NOTEBOOK_FILES) $(ARGS)
 
-notebooks-save: $(DEV) $(NOTEBOOKS) ## execute the notebooks from their sources, and keep what they show in them
-	cd notebooks && for source in *.py; do JAXPG_NOTEBOOK_SIZE=$(SIZE) ../$(BIN)/jupytext --to ipynb --execute $$source || exit 1; done
+notebooks-save: $(DEV) $(NOTEBOOKS) ## execute the notebooks (ARGS="02_variance": one) from their sources, and keep what they show
+	JAXPG_NOTEBOOK_SIZE=$(SIZE) $(BIN)/python notebooks/_execute.py $(ARGS)
 
 docs: $(DEV) $(DOCS) ## build the documentation into site/, and run the code of its pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
