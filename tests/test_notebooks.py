@@ -1,4 +1,4 @@
-"""Notebooks are what their sources say, were executed, and show no path of a machine. `make notebooks` executes them."""
+"""Notebooks are what their sources say, were executed, and show no path of a machine. `make notebooks` runs them."""
 
 import json
 import pathlib
