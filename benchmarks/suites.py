@@ -303,7 +303,8 @@ def draw(learning):
         axis.axis("off")
     for axis, (name, row) in zip(axes.flat, learning.items(), strict=False):
         for curve in row["episode_return"]:
-            axis.plot(np.asarray(row["env_steps"]) / 1e6, curve, linewidth=1)
+            ended = np.isfinite(np.asarray(curve, float))  # An update in which no episode ended has no return.
+            axis.plot(np.asarray(row["env_steps"])[ended] / 1e6, np.asarray(curve)[ended], linewidth=1)
         axis.axhline(row["random_return"], color="gray", linestyle=":", linewidth=1)
         axis.set_title(name, fontsize=8)
         axis.set_xlabel("million steps", fontsize=7)
