@@ -291,8 +291,8 @@ for at in (0, 10, 18):
 
 # %% [markdown]
 # On this problem the bias is mostly one of length: the mean without $\gamma^t$ is too long, and turns away from $\nabla J$
-# only for small $\gamma$. Other problems are less kind (in `01_policy_gradient_theorem` the same omission turns the gradient
-# further), and nothing in an estimate tells which kind one has.
+# only for small $\gamma$. Nothing in an estimate tells whether that is so: the mean bias over the 100 random MDPs of the
+# scoreboard is 16% of the gradient.
 #
 # What is the sum without $\gamma^t$ the gradient *of*? Of nothing (Nota & Thomas, 2020). A gradient field has a symmetric
 # Jacobian, its Hessian. Differentiating the exact means on a small MDP:
