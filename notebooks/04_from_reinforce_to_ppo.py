@@ -280,9 +280,9 @@ groups = {
     "One gradient step on each batch": ["REINFORCE", "REINFORCE + critic", "A2C", "IMPALA", "PGPE"],
     "Steps of bounded divergence": ["NPG", "TRPO", "PPO", "V-MPO"],
 }
-figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.8), layout="constrained", sharey=True)
+figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.4), layout="constrained", sharey=True)
 for ax, names in zip(axes, groups.values()):
-    plot.sweep_curves(runs.sel(algorithm=names), by="algorithm", ax=ax)
+    plot.sweep_curves(runs.sel(algorithm=names), by="algorithm", num_points=40, ax=ax)
 plt.show()
 
 # %% [markdown]
@@ -313,8 +313,9 @@ for name in choices:
     )
 
 # %% [markdown]
-# `seconds` is the time in which all runs of a row were trained together, without compiling; `gradient steps` are those of
-# the policy.
+# `steps` are more than the budget where an update is of whole episodes. `gradient steps` are those of the policy.
+# `seconds` is the time in which all runs of a row were trained together, without compiling; the machine had other work to
+# do when the committed outputs were made, so take them for no more than an order of magnitude.
 #
 # A difference is taken seed by seed, with its interval. PPO against each of the others:
 
@@ -343,6 +344,9 @@ for name in choices:
 #   the divergence allows, or 80 and 40 gradient steps.
 # - PGPE does well where few parameters matter and a small change of them shows in the return, and it is scored without
 #   noise in the actions. CartPole is such a task; most are not.
+#
+# A mean and a probability answer different questions. A few bad runs move the difference of means, and do not change how
+# often the other wins; runs that all reach 500 are ties.
 #
 # What can be said of two rows is said by the interval of their difference. Where it holds zero, these runs do not order
 # them; and where it does not, it orders these settings at this budget on this task.
