@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -280,9 +282,10 @@ groups = {
     "One gradient step on each batch": ["REINFORCE", "REINFORCE + critic", "A2C", "IMPALA", "PGPE"],
     "Steps of bounded divergence": ["NPG", "TRPO", "PPO", "V-MPO"],
 }
-figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.4), layout="constrained", sharey=True)
+figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.4), layout="constrained")
 for ax, names in zip(axes, groups.values()):
     plot.sweep_curves(runs.sel(algorithm=names), by="algorithm", num_points=40, ax=ax)
+    ax.set_ylim(0, 520)
 plt.show()
 
 # %% [markdown]

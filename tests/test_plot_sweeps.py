@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import matplotlib
+import matplotlib.pyplot
 import numpy as np
 import pytest
 import scipy.stats
@@ -146,6 +147,16 @@ def test_runs_that_diverged_in_many_ways():
     runs = diverge(make_runs(1), 0, 1, 0, 3)
     ax = plot.sweep_curves(runs.isel(clip=0, learning_rate=1))
     assert drawn(ax, "IQM, 1 of 1 ×").get_xdata()[-1] == 300 and not ax.collections
+
+
+def test_axes_that_share_their_scale_are_not_cut():
+    runs = make_runs()
+    high = runs.assign(episode_return=10 * runs.episode_return)
+    _, (left, right) = matplotlib.pyplot.subplots(1, 2, sharey=True)
+    for ax, part in ((left, runs), (right, high)):
+        plot.sweep_curves(part.isel(clip=0), by="learning_rate", ax=ax)
+    tallest = max(line.get_ydata().max() for line in right.lines)
+    assert left.get_ylim() == right.get_ylim() and right.get_ylim()[1] >= tallest
 
 
 def test_infinite_values_are_divergence_and_gaps_are_not():

@@ -87,14 +87,16 @@ def sweep_curves(
             text = name if by is None else _runs.shown(label)
             only = by is None
             _draw(ax, group, text, style, statistic, confidence, num_resamples, show_seeds, only)
-        low, high = ax.get_ylim()
-        for style, group in zip(LINE_STYLES, groups.values()):
-            # In view, also where a run had run away before it ended.
-            for step, value in group.ends:
-                ax.plot(
-                    step, np.clip(value, low, high), "x", color=style["color"], markersize=4, zorder=5, clip_on=False
-                )
-        ax.set_ylim(low, high)
+        if any(group.ends for group in groups.values()):
+            low, high = ax.get_ylim()
+            for style, group in zip(LINE_STYLES, groups.values()):
+                # In view, also where a run had run away before it ended.
+                for step, value in group.ends:
+                    ax.plot(
+                        step, np.clip(value, low, high), "x", color=style["color"], markersize=4, zorder=5,
+                        clip_on=False,
+                    )  # fmt: skip
+            ax.set_ylim(low, high)  # Not without crosses: fixed limits would cut the curves of axes that share them.
         seeds = _runs.counted([group.num_seeds for group in groups.values()])
         ax.set_xlabel(_runs.name_of(runs, x))
         ax.set_ylabel(f"{_runs.name_of(runs, variable)}\n{name} of {seeds}")
