@@ -73,7 +73,7 @@ def same_words(text):
     """The text without what differs between machines: numbers, their units, and the layout that follows from them."""
     text = re.sub(r"\b(True|False|nan)\b|[-+]?\d[\d.,_]*(e[-+]?\d+)?", "#", text)
     text = re.sub(r"# ?([KMG]?i?B|[kM]?s|min|h)\b", "#", text)
-    text = re.sub(r"[\[\]]|\.{2,}", " ", text)
+    text = re.sub(r"[\[\]]|\.{2,}|-{2,}:?", " ", text)
     return re.sub(r"#(\s*#)+", "#", " ".join(text.split()))
 
 
