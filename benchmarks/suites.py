@@ -268,7 +268,9 @@ CONFORMANCE = """Each environment is played with random legal actions by `jaxpg.
 NAME`). The rewards, observations and ends of at least five environments of each suite are
 compared with those of the suite's own loop, step by step, in `tests/suites`. Steps per second are
 those of 256 environments side by side with random actions, a reset computed at every step, on two
-CPU cores: what the environment itself costs, at most."""
+CPU cores: what the environment costs at most. Where a reset is dear (Craftax draws a world) that is
+nearly all of it; jaxpg's rollout resets where an episode has ended. Craftax has no more than two
+environments with symbolic observations; those with pixels write into their package."""
 LEARNT = """PPO with the hyperparameters of [jaxpg/algorithms/presets.py](../jaxpg/algorithms/presets.py), a
 few seeds at once: `jaxpg train NAME --algorithm ppo`, or all by `python -m benchmarks suites
 --parts learning`. Returns are means over fresh episodes of each seed's last policy. Published

@@ -559,6 +559,7 @@ CALL_ERRORS = {
     "parameter typo": (lambda: jaxpg.make("CartPole-v1", lenght=1.0), ValueError, "'lenght'.*did you mean 'length'"),
     "no parameters": (lambda: jaxpg.make("Catch-bsuite", size=1), ValueError, "it has rows, columns"),
     "limit by gymnax's name": (lambda: jaxpg.make("CartPole-v1", max_steps_in_episode=9), ValueError, "by max_steps"),
+    "limit by another's name": (lambda: jaxpg.make("CartPole-v1", max_episode_steps=9), ValueError, "by max_steps"),
     "NaN": (lambda: jaxpg.make("CartPole-v1", length=float("nan")), ValueError, "CartPole-v1: length.*nan"),
     "infinite": (lambda: jaxpg.make("CartPole-v1", length=np.inf), ValueError, "CartPole-v1: length.*inf"),
     "text": (lambda: jaxpg.make("CartPole-v1", length="long"), TypeError, "CartPole-v1: length.*str"),

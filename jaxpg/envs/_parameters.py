@@ -8,15 +8,18 @@ from jaxpg.envs.base import Environment
 
 __all__ = ["Kept", "check_names"]
 
+# What suites call their episode limit.
+_LIMITS = ("episode_length", "max_episode_steps", "max_steps_in_episode", "max_timesteps", "time_limit")
+
 
 def check_names(title: str, given: Iterable[str], known: Iterable[str], *, limit: str = "") -> None:
     """A ValueError for the first name in `given` that `title` does not have.
 
-    `limit` is what the suite calls its episode limit, which `max_steps` sets for all suites.
+    `limit` is what this suite calls its episode limit, which `max_steps` sets for all suites.
     """
     known = [name for name in known if name != limit]
     for name in given:
-        if limit and name == limit:
+        if (limit and name == limit) or (name in _LIMITS and name not in known):
             raise ValueError(f"{title}: the episode limit is set by max_steps, not by {limit}")
         if name not in known:
             raise ValueError(
