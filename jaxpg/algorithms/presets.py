@@ -48,7 +48,11 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         # Of other suites. "one-hot": by `jaxpg.envs.wrappers.one_hot`.
         "brax/inverted_pendulum": {**_PHYSICS, "num_envs": 32, "num_env_steps": 100_000},
         "brax/reacher": {**_PHYSICS, "num_epochs": 8, "discount": 0.95, "num_env_steps": 1_000_000},
-        "mujoco_playground/CartpoleBalance": {**_PHYSICS, "num_env_steps": 1_000_000},
+        # All episodes are of one age, for none ends early: from short segments the policy learns that age, and forgets.
+        "mujoco_playground/CartpoleBalance": {
+            **_PHYSICS, "num_envs": 32, "num_steps": 500, "num_minibatches": 32, "num_epochs": 5,
+            "num_env_steps": 1_000_000,
+        },
         "craftax/Craftax-Classic-Symbolic-v1": {
             **_TILES, "discount": 0.95, "lambda_": 0.8, "num_env_steps": 1_000_000,
             "policy": dict(hidden_sizes=(128, 64), activation="relu"),
