@@ -119,7 +119,7 @@ def cosine_similarity_curve(
     num_episodes: Any = (16, 64, 256, 1024),
     num_replicates: int = 64,
     truth: Any = None,
-    reference_episodes: int = 10_000_000,
+    reference_episodes: int = 1_000_000,
     **options: Any,
 ) -> Any:
     """The angle between ĝ_N and ∇J, against N: where the curve bends is where more episodes stop to pay.

@@ -569,3 +569,14 @@ def test_the_coverage_benchmark_writes_its_result(tmp_path, capsys, monkeypatch)
     assert not coverage.PAGE.exists()
     page = "before\n<!-- coverage -->\nold\n<!-- end -->\nafter\n"
     assert coverage.with_table(page, "| new |\n") == "before\n<!-- coverage -->\n| new |\n<!-- end -->\nafter\n"
+
+
+def test_intervals_as_a_table():
+    scores = xarray.DataArray(np.arange(24.0).reshape(3, 8), {"rate": [1, 2, 3]}, ("rate", "seed"))
+    interval = stats.interval(scores, "iqm", dim="seed")
+    table = interval.to_dataframe()
+    assert list(table.columns) == ["estimate", "low", "high"] and list(table.index) == [1, 2, 3]
+    np.testing.assert_array_equal(table["low"], interval.low)
+    assert stats.interval(scores.isel(rate=0, drop=True), "iqm", dim="seed").to_dataframe().shape == (1, 3)
+    with pytest.raises(TypeError, match="labels of DataArrays"):
+        stats.interval(scores.values, "iqm", dim=1).to_dataframe()

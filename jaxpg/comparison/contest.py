@@ -50,7 +50,7 @@ def compare(
     key: Any,
     num_replicates: int = 256,
     truth: Any = None,
-    reference_episodes: int = 10_000_000,
+    reference_episodes: int = 1_000_000,
     discount: Any = None,
     timing_rounds: int = 7,
     replicates_at_once: int | None = None,

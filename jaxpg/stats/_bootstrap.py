@@ -17,11 +17,33 @@ POINT_ELEMENTS = 2**20  # Resampled statistics held at once: 8 MiB, of which the
 
 
 class Interval(NamedTuple):
-    """A statistic and its confidence interval: arrays or DataArrays of one shape."""
+    """A statistic and its confidence interval: arrays or DataArrays of one shape.
+
+    `to_dataframe()` is a table of all three, for DataArrays: a `pandas.DataFrame` with their coordinates as its index.
+    """
 
     estimate: Any
     low: Any
     high: Any
+
+    def to_dataframe(self) -> Any:
+        """A `pandas.DataFrame` with the columns estimate, low and high.
+
+        Raises:
+          TypeError: for arrays without labels.
+        """
+        import xarray
+
+        if not isinstance(self.estimate, xarray.DataArray):
+            raise TypeError(
+                f"to_dataframe needs the labels of DataArrays; these are {type(self.estimate).__name__}: give `interval` "
+                f"a DataArray of scores, such as a variable of a sweep's dataset"
+            )
+        if self.estimate.ndim == 0:  # One row, of the index 0.
+            return xarray.Dataset(
+                {name: value.expand_dims("") for name, value in self._asdict().items()}
+            ).to_dataframe()
+        return xarray.Dataset(self._asdict()).to_dataframe()
 
 
 class Options(NamedTuple):
