@@ -36,14 +36,11 @@ class Interval(NamedTuple):
 
         if not isinstance(self.estimate, xarray.DataArray):
             raise TypeError(
-                f"to_dataframe needs the labels of DataArrays; these are {type(self.estimate).__name__}: give `interval` "
-                f"a DataArray of scores, such as a variable of a sweep's dataset"
+                f"to_dataframe needs the labels of DataArrays; these are {type(self.estimate).__name__}: give "
+                f"`interval` a DataArray of scores, such as a variable of a sweep's dataset"
             )
-        if self.estimate.ndim == 0:  # One row, of the index 0.
-            return xarray.Dataset(
-                {name: value.expand_dims("") for name, value in self._asdict().items()}
-            ).to_dataframe()
-        return xarray.Dataset(self._asdict()).to_dataframe()
+        columns = xarray.Dataset(self._asdict())
+        return (columns if columns.dims else columns.expand_dims("")).to_dataframe()  # One row, of the index 0.
 
 
 class Options(NamedTuple):

@@ -149,9 +149,9 @@ def _known(
     if nowhere and len(reduced) < array.ndim:
         hint = f" At {nowhere} points no run has a score: select the others first (a DataArray's dropna(how='all'))."
     raise ValueError(
-        f"{argument} must not hold NaN; got {unknown.sum()} of {unknown.size}, the first at ({first}). Where no episode "
-        f"ended in an update, take evaluation_return or more updates; where a run diverged, missing=NUMBER gives it that "
-        f"score, and missing='omit' leaves it out, which favours those that survived.{hint}"
+        f"{argument} must not hold NaN; got {unknown.sum()} of {unknown.size}, the first at ({first}). Where no "
+        f"episode ended in an update, take evaluation_return or more updates; where a run diverged, missing=NUMBER "
+        f"gives it that score, and missing='omit' leaves it out, which favours those that survived.{hint}"
     )
 
 
