@@ -1,6 +1,7 @@
 """Finite MDPs: J, ∇J, ∇²J, Fisher, values and planning against plain numpy enumeration; the environment; errors."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -361,8 +362,11 @@ def test_errors_of_policies_and_methods():
     with pytest.raises(ValueError, match="limit=10 trajectories"):
         enumeration.trajectories(mdp, limit=10)
     three_actions = jaxpg.exact.FiniteMDP(np.full((3, 3, 3), 1 / 3), np.zeros((3, 3)), np.ones(3) / 3, horizon=2)
-    with pytest.raises(ValueError, match="each of the 2 actions a probability"):
+    with pytest.raises(ValueError, match=re.escape("shape [S, A] = (3, 2)")):
         mdp.objective(policy_of(three_actions), jnp.zeros((3, 3)))
+    three = jaxpg.Policy(init=policy.init, apply=lambda params, observation: jaxpg.policies.Categorical(params))
+    with pytest.raises(ValueError, match="each of the 2 actions a probability"):
+        mdp.objective(three, jnp.zeros(3))
     with pytest.raises(ValueError, match="memory"):
         mdp.objective(jaxpg.policies.Policy(init=policy.init, apply=policy.apply, initial_carry=0), jnp.zeros((3, 2)))
     with pytest.raises(ValueError, match="damping"):
