@@ -27,6 +27,7 @@ def execute(source, timeout):
     client.execute()
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"  # The same at every execution, for short diffs.
+        cell.source = cell.source.strip("\n")  # Of sources, where two empty lines precede a function.
         if cell.cell_type == "code":  # What XLA says of a slow machine is for the terminal.
             said = [output for output in cell.outputs if output.get("name") == "stderr"]
             sys.stderr.write("".join(output.text for output in said))
