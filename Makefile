@@ -74,8 +74,8 @@ bench-check: $(DEV) ## measure the goals of docs/performance.md; fails where one
 	$(BIN)/python -m benchmarks check $(ARGS)
 
 notebooks: $(DEV) $(NOTEBOOKS) ## execute the notebooks (SIZE=tiny: quickly; SIZE=full: for a GPU); an error in a cell fails
-	JAXPG_NOTEBOOK_SIZE=$(SIZE) $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -o timeout=0 \
-		--durations=0 $(NOTEBOOK_FILES) $(ARGS)
+	JAXPG_NOTEBOOK_SIZE=$(SIZE) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --nbmake --nbmake-timeout=900 \
+		-o timeout=0 --durations=0 $(NOTEBOOK_FILES) $(ARGS)
 
 notebooks-save: $(DEV) $(NOTEBOOKS) ## execute the notebooks (ARGS="02_variance": one) from their sources, and keep what they show
 	JAXPG_NOTEBOOK_SIZE=$(SIZE) $(BIN)/python notebooks/_execute.py $(ARGS)
