@@ -12,7 +12,7 @@ import pytest
 
 import jaxpg
 from benchmarks import __main__ as runner
-from benchmarks import common, floor, rivals
+from benchmarks import common, floor, rivals, suites
 from jaxpg.rollout import Trajectory
 
 
@@ -343,3 +343,13 @@ def test_sizes_startup_and_accelerator_run(tmp_path):
     assert [facts["dtype"] for facts in given["gradient"]] == ["float32", "bfloat16"]
     nothing = accelerator.Budget(0)
     assert not nothing.allows("anything", 1) and nothing.left_out == ["anything"]
+
+
+def test_the_page_of_the_suites_is_made_of_its_results():
+    result = json.loads(common.result_path("suites_cpu", False).read_text())
+    assert suites.PAGE.read_text(encoding="utf-8") == suites.page(result), "python -m benchmarks suites"
+    assert set(result["suites"]) == set(suites.LIMITS)
+    assert set(result["learning"]) == set(suites.LEARNING)
+    for suite, names in suites.SOME.items():
+        assert set(result["suites"][suite]["environments"]) == {f"{suite}/{name}" for name in names}
+        assert result["suites"][suite]["num_names"] >= len(names)
