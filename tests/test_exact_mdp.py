@@ -1,5 +1,6 @@
 """Finite MDPs: J, ∇J, ∇²J, Fisher, values and planning against plain numpy enumeration; the environment; errors."""
 
+import dataclasses
 import itertools
 import re
 
@@ -364,6 +365,8 @@ def test_errors_of_policies_and_methods():
     three_actions = jaxpg.exact.FiniteMDP(np.full((3, 3, 3), 1 / 3), np.zeros((3, 3)), np.ones(3) / 3, horizon=2)
     with pytest.raises(ValueError, match=re.escape("shape [S, A] = (3, 2)")):
         mdp.objective(policy_of(three_actions), jnp.zeros((3, 3)))
+    flat = dataclasses.replace(policy, apply=lambda params, s: policy.apply(params.reshape(3, 2), s))
+    assert mdp.objective(flat, jnp.zeros(6)) == mdp.objective(policy, jnp.zeros((3, 2)))  # Its params are its own.
     three = jaxpg.Policy(init=policy.init, apply=lambda params, observation: jaxpg.policies.Categorical(params))
     with pytest.raises(ValueError, match="each of the 2 actions a probability"):
         mdp.objective(three, jnp.zeros(3))

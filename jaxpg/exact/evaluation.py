@@ -36,7 +36,9 @@ def log_probabilities(mdp: Any, policy: Any, params: Any) -> jax.Array:
             "policy must act on the observation alone; this one has a memory (initial_carry is not None), "
             "so its states are not the MDP's"
         )
-    table = getattr(policy, "description", None) == {"policy": "tabular"}
+    # A copy of the record with another `apply` has another module's function, and params of its own.
+    table = getattr(policy.apply, "__module__", None) == "jaxpg.policies.closed_form"
+    table = table and getattr(policy, "description", None) == {"policy": "tabular"}
     if table and jnp.shape(params) != (mdp.num_states, mdp.num_actions):  # Behind its end a table gives the last row.
         raise ValueError(
             f"params of a tabular policy must have shape [S, A] = {(mdp.num_states, mdp.num_actions)} for this MDP; "
