@@ -20,7 +20,8 @@ def check_names(title: str, given: Iterable[str], known: Iterable[str], *, limit
     known = [name for name in known if name != limit]
     for name in given:
         if (limit and name == limit) or (name in _LIMITS and name not in known):
-            raise ValueError(f"{title}: the episode limit is set by max_steps, not by {limit}")
+            by = "the argument max_steps of jaxpg.make" if name == "max_steps" else f"max_steps, not by {name}"
+            raise ValueError(f"{title}: the episode limit is set by {by}")
         if name not in known:
             raise ValueError(
                 f"{title} has no parameter {name!r}; it has {', '.join(known) or 'none'}{_check.nearest(name, known)}"
