@@ -266,16 +266,16 @@ HEADER = """# The suites of environments
 Made by `python -m benchmarks suites`, whose docstring says how. [environments.md](environments.md) is the guide.
 """
 CONFORMANCE = """Each environment is played with random legal actions by `jaxpg.envs.check_env` (`jaxpg check-env
-NAME`). The rewards, observations and ends of at least five environments of each suite are
-compared with those of the suite's own loop, step by step, in `tests/suites`. Steps per second are
+NAME`). The rewards, observations and ends of five or more environments of each suite, and of three
+of craftax, are compared with those of the suite's own loop, step by step, in `tests/suites`. Steps per second are
 those of 256 environments side by side with random actions, a reset computed at every step, on two
 CPU cores: what the environment costs at most. Where a reset is dear that is nearly all of it (Craftax
 draws a world, CheetahRun lets the robot settle for 200 steps); jaxpg's rollout resets where an
 episode has ended. Craftax has two environments with symbolic observations; its two with pixels write
 into its package and were not looked at."""
 LEARNT = """PPO with the hyperparameters of [jaxpg/algorithms/presets.py](../jaxpg/algorithms/presets.py), a
-few seeds at once: `jaxpg train NAME --algorithm ppo`, or all by `python -m benchmarks suites
---parts learning`. Returns are means over fresh episodes of each seed's last policy. Published
+few seeds at once: `python -m benchmarks suites --parts learning --only NAME`. Grids of codes and
+2048 are observed through `jaxpg.envs.wrappers.one_hot`. Returns are means over fresh episodes of each seed's last policy. Published
 numbers are of other protocols: they say where a good result lies."""
 PUBLISHED = {
     "brax/inverted_pendulum": "1,000 is the most",

@@ -8,7 +8,13 @@ import numpy as np
 
 from jaxpg import _check
 
-__all__ = ["boolean_array", "check_shapes", "check_values", "float_array"]
+__all__ = ["boolean_array", "check_mdp", "check_shapes", "check_values", "float_array"]
+
+
+def check_mdp(mdp: Any) -> None:
+    """A TypeError, unless `mdp` is a `FiniteMDP`."""
+    if not hasattr(mdp, "transition"):
+        raise TypeError(f"mdp must be a FiniteMDP, such as jaxpg.exact.chain(horizon=4); got {_check.described(mdp)}")
 
 
 def float_array(name: str, value: Any, dtype: Any) -> jax.Array:

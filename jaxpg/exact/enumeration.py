@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxpg import _check
 from jaxpg.exact import evaluation
+from jaxpg.exact.checks import check_mdp
 
 __all__ = ["Trajectories", "log_probability", "policy_gradient", "trajectories"]
 
@@ -39,8 +40,7 @@ def trajectories(mdp: Any, *, limit: int = 2_000_000) -> Trajectories:
     Where the MDP's arrays are traced, which transitions are possible is unknown, and the impossible ones are there
     too, with probability 0. Raises ValueError without a horizon, and where there are more than `limit`.
     """
-    if not hasattr(mdp, "transition"):
-        raise TypeError(f"mdp must be a FiniteMDP, such as jaxpg.exact.chain(horizon=4); got {_check.described(mdp)}")
+    check_mdp(mdp)
     if mdp.horizon is None:
         raise ValueError("trajectories can be enumerated only for a finite horizon; this MDP's horizon is None")
     states, actions, next_states, ended = _paths(mdp, limit)

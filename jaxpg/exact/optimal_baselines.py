@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxpg import _check
 from jaxpg.exact import covariance, evaluation, moments, whole_episode
+from jaxpg.exact.checks import check_mdp
 from jaxpg.exact.precision import precise
 from jaxpg.exact.recursion import Recursion, check_converges
 from jaxpg.weights import Weight
@@ -45,8 +46,7 @@ def optimal_baseline(
       ValueError: "time" and "state_time" without a horizon.
     """
     _check.named("over", over, ("constant", "time", "state", "state_time"))
-    if not hasattr(mdp, "transition"):
-        raise TypeError(f"mdp must be a FiniteMDP, such as jaxpg.exact.chain(horizon=4); got {_check.described(mdp)}")
+    check_mdp(mdp)
     if mdp.horizon is None and "time" in over:
         raise ValueError(f'over="{over}" needs a finite horizon; this MDP\'s horizon is None')
     psi = evaluation.scores(mdp, policy, params)
