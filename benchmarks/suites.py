@@ -275,8 +275,9 @@ episode has ended. Craftax has two environments with symbolic observations; its 
 into its package and were not looked at."""
 LEARNT = """PPO with the hyperparameters of [jaxpg/algorithms/presets.py](../jaxpg/algorithms/presets.py), a
 few seeds at once: `python -m benchmarks suites --parts learning --only NAME`. Grids of codes and
-2048 are observed through `jaxpg.envs.wrappers.one_hot`. Returns are means over fresh episodes of each seed's last policy. Published
-numbers are of other protocols: they say where a good result lies."""
+2048 are observed through `jaxpg.envs.wrappers.one_hot`. Returns are means over fresh episodes of
+each seed's last policy. Published numbers are of other protocols: they say where a good result
+lies."""
 PUBLISHED = {
     "brax/inverted_pendulum": "1,000 is the most",
     "craftax/Craftax-Classic-Symbolic-v1": "22 is the most; PPO 90% of it at 1,000M steps (Matthews et al. 2024); in "
