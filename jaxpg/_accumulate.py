@@ -48,11 +48,11 @@ class Terms(NamedTuple):
         return value
 
     def _every_action(self, distribution: Any, observation: Any, time: Any, factors: "Factors") -> jax.Array:
-        """w^t π(a | s) (Q(s, a) − b) log π(a | s) for every action a, of which the last factor alone has a gradient."""
+        """w^t π(a | s) (Q(s, a) − b) log π(a | s) for every action a; of the factors the last alone has a gradient."""
         nodes = jax.lax.stop_gradient(distribution)
         actions, probabilities = quadrature(nodes, self.weight.quadrature_points)
         values = jax.vmap(lambda action: self.weight.action_value(observation, time, action))(actions)  # type: ignore
-        scales = jax.lax.stop_gradient(factors.discount * probabilities * (values - factors.baseline))
+        scales = factors.discount * probabilities * (values - factors.baseline)
         log_probs = jax.vmap(distribution.log_prob)(actions)
         return scales * jnp.where(probabilities > 0, log_probs, 0.0)
 
@@ -92,7 +92,7 @@ class Steps(NamedTuple):
         places = self.weighted.packed[places]
         step, psi, ratios = jax.tree.map(lambda x: x[places], (self.buffer, self.psi, self.ratios))
         factors = self._factors(terms, step, psi, ratios)
-        factors = jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.where(played, x, 0.0)), factors)
+        factors = jax.tree.map(lambda x: jnp.where(played, x, 0.0), factors)
         return step.observation, step.action, step.time, factors
 
     def _factors(self, terms: Terms, step: Trajectory, psi: jax.Array, ratios: Any) -> Factors:

@@ -103,8 +103,8 @@ def sample_row(row, num_mdps=100, num_replicates=1500, seed=1, **options):
 
 def _self_normalized_pair(mdp, policy, logits, other, row, info):
     """The exact mean for two episodes, over all pairs of trajectories."""
-    trajectory, p = estimators.every_trajectory(mdp, policy, logits, other)
-    w = estimators.every_trajectory(mdp, policy, logits)[1] / jnp.where(p > 0, p, 1.0)
+    trajectory, p = jaxpg.exact.every_episode(mdp, policy, logits, other)
+    w = jaxpg.exact.every_episode(mdp, policy, logits)[1] / jnp.where(p > 0, p, 1.0)
     record = (row.weight(info), row.baseline(info))
     out = jaxpg.gradient_from(trajectory, policy, logits, *record, num_episodes=len(p), per_episode=True)
     g = out.episodes.gradient.reshape(len(p), -1)

@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxpg
 from jaxpg import baselines, weights
-from jaxpg.lanes import Trajectory
 
 
 class Given(NamedTuple):
@@ -171,28 +169,3 @@ def exact_options(row: Row, info: Given, behavior=None) -> dict:
     out = options(row, info, behavior)
     out.pop("importance_sampling", None)
     return out
-
-
-def every_trajectory(mdp, policy, params, acting=None, temperature=None):
-    """All trajectories of the MDP, one a lane, as stored data, with their probabilities when `acting` acts."""
-    paths = jaxpg.exact.trajectories(mdp)
-    steps, number = paths.action.shape
-    table = lambda p: jax.vmap(lambda s: policy.apply(p, s).log_probs())(jnp.arange(mdp.num_states))  # noqa: E731
-    log_pi = table(params)
-    log_mu = log_pi if acting is None else table(acting)
-    log_prob = jnp.where(paths.valid, log_mu[paths.state, paths.action], 0.0)
-    bonus = 0.0 if temperature is None else -temperature * log_pi[paths.state, paths.action]
-    trajectory = Trajectory(
-        observation=jnp.asarray(paths.state),
-        action=jnp.asarray(paths.action),
-        log_prob=log_prob,
-        reward=jnp.where(paths.valid, paths.reward + bonus, 0.0),
-        terminated=paths.terminated,
-        truncated=jnp.zeros((steps, number), bool),
-        value=None,
-        carry=None,
-        episode=jnp.broadcast_to(jnp.arange(number), (steps, number)),
-        time=jnp.broadcast_to(jnp.arange(steps)[:, None], (steps, number)),
-        valid=paths.valid,
-    )
-    return trajectory, paths.environment_probability * jnp.exp(log_prob.sum(0))

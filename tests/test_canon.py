@@ -6,7 +6,6 @@ That the means are exact is the table's task (`test_oracle.py`, `test_audit.py`)
 
 import itertools
 
-import estimators
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -235,7 +234,7 @@ def test_single_episodes_are_their_own_gradients(collected, key):
 def test_scores_of_another_policys_episodes_have_mean_zero(importance, x64):
     """Σ P(τ) D(τ) = 0 over every trajectory, whoever acts: else the optimal baseline times D would be a bias."""
     mdp, _, policy, logits, acting = small()
-    trajectory, probabilities = estimators.every_trajectory(mdp, policy, logits, acting)
+    trajectory, probabilities = jaxpg.exact.every_episode(mdp, policy, logits, acting)
     options = {"importance_sampling": importance, "per_episode": True, "num_episodes": len(probabilities)}
     single = jaxpg.gradient_from(trajectory, policy, logits, RTG, **options).episodes
     assert np.abs(single.score).max() > 0.1

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from auditing import audit
-from estimators import every_trajectory
 from jax.flatten_util import ravel_pytree
 
 import jaxpg
@@ -126,7 +125,7 @@ def problem(request, x64):
     else:
         policy = shared_policy()
         params = {"in": jnp.asarray(rng.normal(size=(4, 3))), "out": jnp.asarray(rng.normal(size=(3, ACTIONS)))}
-    return Problem(mdp, policy, params, jaxpg.exact.trajectories(mdp), *every_trajectory(mdp, policy, params))
+    return Problem(mdp, policy, params, jaxpg.exact.trajectories(mdp), *jaxpg.exact.every_episode(mdp, policy, params))
 
 
 exactly = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12)

@@ -3,6 +3,7 @@
 There is no sampling noise left: the mean must be the exact gradient, or the bias that is known exactly, to 1e-12.
 """
 
+import dataclasses
 import itertools
 
 import estimators
@@ -13,6 +14,8 @@ import pytest
 from estimators import ESTIMATORS
 
 import jaxpg
+from jaxpg import weights
+from jaxpg.policies.distributions import Categorical
 
 TOLERANCE = 1e-12
 
@@ -34,15 +37,19 @@ def problem(horizon=3, num_states=3, seed=4):
     return mdp, policy, params, acting
 
 
+def every_episode(mdp, policy, params, row, acting):
+    return jaxpg.exact.every_episode(mdp, policy, params, acting, temperature=row.terms.get("temperature"))
+
+
 def mean_over_trajectories(mdp, policy, params, row, options, acting):
     """Σ_τ P(τ) ĝ(τ), by one call with the probabilities."""
-    trajectory, probabilities = estimators.every_trajectory(mdp, policy, params, acting, row.terms.get("temperature"))
+    trajectory, probabilities = every_episode(mdp, policy, params, row, acting)
     return jaxpg.gradient_from(trajectory, policy, params, probabilities=probabilities, **options).gradient
 
 
 def mean_over_tuples(mdp, policy, params, row, options, acting):
     """Σ over all tuples of `row.group` trajectories of P(τ_1) P(τ_2) … ĝ(τ_1, τ_2, …)."""
-    trajectory, probabilities = estimators.every_trajectory(mdp, policy, params, acting, row.terms.get("temperature"))
+    trajectory, probabilities = every_episode(mdp, policy, params, row, acting)
     tuples = np.array(list(itertools.product(range(probabilities.shape[0]), repeat=row.group)))
 
     def one(lanes):
@@ -60,7 +67,7 @@ def estimated_mean(name):
     size = {} if row.group == 1 else {"horizon": 2, "num_states": 2 if row.group > 2 else 3}
     mdp, policy, params, other = problem(**size)
     acting = None if row.importance is None else other
-    info = estimators.given(mdp, policy, params, row.terms.get("temperature"))
+    info = estimators.given(mdp, policy, params, temperature=row.terms.get("temperature"))
     behavior = (policy, acting)
     options = estimators.options(row, info, behavior)
     options.pop("behavior", None)
@@ -102,11 +109,34 @@ def test_self_normalised_mean_by_its_definition(x64):
     row = ESTIMATORS[name]
     mdp, policy, params, acting = problem(horizon=2)
     info = estimators.given(mdp, policy, params)
-    trajectory, p = estimators.every_trajectory(mdp, policy, params, acting)
-    target = estimators.every_trajectory(mdp, policy, params)[1]
+    trajectory, p = jaxpg.exact.every_episode(mdp, policy, params, acting)
+    target = jaxpg.exact.every_episode(mdp, policy, params)[1]
     w = np.asarray(target / p)
     out = jaxpg.gradient_from(trajectory, policy, params, row.weight(info), row.baseline(info), per_episode=True)
     g = np.asarray(out.episodes.gradient).reshape(len(w), -1)
     ratio = (w[:, None, None] * g[:, None] + w[None, :, None] * g[None]) / (w[:, None] + w[None])[..., None]
     want = np.einsum("i,j,ijp->p", p, p, ratio)
     np.testing.assert_allclose(estimated_mean(name)[0], want, rtol=0, atol=TOLERANCE)
+
+
+def test_episodes_that_the_policy_never_plays(x64):
+    """An action of probability 0: its episodes are there, count nothing, and make no NaN."""
+    mdp = jaxpg.exact.random_mdp(jax.random.key(0), num_states=3, num_actions=2, discount=0.9, horizon=3)
+
+    def masked(params, state):
+        return Categorical(params[state], mask=jnp.array([True, False]) | (state > 0))
+
+    policy = dataclasses.replace(jaxpg.policies.tabular(mdp.environment()), apply=masked)
+    params, acting = jax.random.normal(jax.random.key(1), (2, 3, 2))
+    for options in ({}, {"temperature": 0.3}):
+        episodes, probabilities = jaxpg.exact.every_episode(mdp, policy, params, **options)
+        assert (probabilities == 0).any() and np.isclose(probabilities.sum(), 1)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(episodes))
+        found = jaxpg.gradient_from(episodes, policy, params, weights.reward_to_go(0.9), probabilities=probabilities)
+        np.testing.assert_allclose(found.gradient, mdp.policy_gradient(policy, params, **options), atol=TOLERANCE)
+    episodes, probabilities = jaxpg.exact.every_episode(mdp, policy, params, acting)
+    found = jaxpg.gradient_from(
+        episodes, policy, params, weights.reward_to_go(0.9), probabilities=probabilities,
+        importance_sampling="trajectory",
+    )  # fmt: skip
+    np.testing.assert_allclose(found.gradient, mdp.policy_gradient(policy, params), atol=TOLERANCE)

@@ -8,6 +8,7 @@ from jaxpg.exact.lqr import LQR
 from jaxpg.exact.optimal_baselines import optimal_baseline
 from jaxpg.exact.quadratic import Quadratic
 from jaxpg.exact.recursion import Coefficients, Recursion, generic
+from jaxpg.exact.stored_episodes import every_episode
 
 __all__ = [
     "LQR",
@@ -20,6 +21,7 @@ __all__ = [
     "chain",
     "cliff",
     "enumerate_states",
+    "every_episode",
     "from_environment",
     "generic",
     "gridworld",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
+from jaxpg._show import compact
 from jaxpg.exact import evaluation
 from jaxpg.exact.checks import check_mdp
 
@@ -32,6 +33,8 @@ class Trajectories(NamedTuple):
     terminated: Any
     valid: Any
     environment_probability: Any
+
+    __repr__ = compact
 
 
 def trajectories(mdp: Any, *, limit: int = 2_000_000) -> Trajectories:
