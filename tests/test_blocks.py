@@ -71,7 +71,7 @@ def test_no_valid_row(rows_of_a_block):
 def test_how_many_blocks(rows_of_a_block):
     rows_of_a_block(1024)
     found = {(lanes, steps): _blocks._count(lanes, steps) for lanes, steps in
-             [(1024, 1), (65_536, 1), (1025, 1), (3000, 1), (2053, 1), (64, 128), (3, 2048)]}  # fmt: skip
+             [(1024, 1), (65_536, 1), (1025, 1), (3000, 1), (2053, 1), (64, 128), (3, 2048), (128, 2048)]}  # fmt: skip
     assert found == {
         (1024, 1): 1,
         (65_536, 1): 64,
@@ -79,7 +79,8 @@ def test_how_many_blocks(rows_of_a_block):
         (3000, 1): 3,
         (2053, 1): 1,  # A prime: blocks of one row would be no gain.
         (64, 128): 8,
-        (3, 2048): 1,
+        (3, 2048): 3,  # One lane alone has more rows than a block.
+        (128, 2048): 128,
     }
 
 

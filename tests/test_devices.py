@@ -1,6 +1,7 @@
 """`mesh=` of `train` and `sweep`, and several processes: the same numbers on any number of devices."""
 
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -394,3 +395,35 @@ def test_wrong_arguments_of_hosts_are_refused(run_in_subprocess):
         print(error)
     """
     assert "came too late" in run_in_subprocess(code)
+
+
+POOL = """
+import os
+import pathlib
+import jaxpg
+jaxpg.use_cpu_cores(DEVICES, num_threads=5)
+jaxpg.use_cpu_cores(DEVICES)
+assert "PJRT_NPROC" not in os.environ
+jaxpg.use_cpu_cores(DEVICES, num_threads=THREADS)
+import jax.numpy as jnp
+jnp.ones((500, 500)).dot(jnp.ones((500, 500))).block_until_ready()
+names = [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+print("pool", sum(name.startswith("tf_XLAEigen") for name in names))
+assert jaxpg.use_cpu_cores(DEVICES, num_threads=THREADS) == jaxpg.use_cpu_cores(DEVICES) == DEVICES
+try:
+    jaxpg.use_cpu_cores(DEVICES, num_threads=7)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+@pytest.mark.parametrize("devices, threads", [(1, 1), (1, 3), (2, 3)])
+def test_threads(run_in_subprocess, devices, threads):
+    found = run_in_subprocess(POOL.replace("DEVICES", str(devices)).replace("THREADS", str(threads)), devices=devices)
+    assert f"pool {threads}" in found.splitlines() and f"num_threads {threads}. Call it before" in found
+
+
+def test_fewer_threads_than_devices_are_refused():
+    with pytest.raises(ValueError, match="num_threads must be at least num_devices, 2; got 1"):
+        jaxpg.use_cpu_cores(2, num_threads=1)

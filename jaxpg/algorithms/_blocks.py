@@ -87,8 +87,11 @@ def over_rows(function: Callable[..., Any], *rows: Any) -> Any:
 
 def _count(number: int, rows: int) -> int:
     """Into how many blocks to cut `number` things of so many rows each: blocks of one size, of at most the rows that
-    the backend takes at once and at least a quarter of these; 1 where there are none such."""
+    the backend takes at once and at least a quarter of these; 1 where there are none such. One thing a block where each
+    alone has as many rows."""
     least = -(-number * rows // default("minibatch_rows"))
+    if least >= number:
+        return number
     return next((n for n in range(least, 4 * least + 1) if number % n == 0), 1)
 
 

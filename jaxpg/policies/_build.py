@@ -62,7 +62,11 @@ def build_policy(
     for argument, value in (("state_dependent_std", state_dependent_std), ("shared_value", shared_value)):
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{argument} must be True or False; got {value!r}")
+    if state_dependent_std:
+        heads.check_real("state_dependent_std", state_dependent_std, action_space)
     log_std_init = _check.number("log_std_init", log_std_init)
+    if not _check.is_concrete(log_std_init) or log_std_init != 0:
+        heads.check_real("log_std_init", log_std_init, action_space)
     scales = heads.num_scales(action_space)
     own_std = scales > 0 and not state_dependent_std and squash != "beta"
     size = heads.mean_size(action_space) if own_std else heads.head_size(action_space)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxpg import _check
 from jaxpg.policies._cells import CELLS, advance, zero_carry
 from jaxpg.policies._orthogonal import orthogonal
+from jaxpg.policies._product import dot_general, product
 
 __all__ = ["Head", "Trunk", "network_functions"]
 
@@ -96,7 +97,7 @@ def _network_module() -> Any:
                 for i in range(self.size)
                 for j in range(self.size)
             ]
-            return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, self.channels) + bias
+            return product(jnp.concatenate(windows, axis=-1), kernel.reshape(-1, self.channels)) + bias
 
     class Memory(linen.Module):
         """A recurrent cell, (x [..., n], carry) -> (h [..., size], carry); with `starts`, over an axis of steps."""
@@ -162,7 +163,12 @@ def _network_module() -> Any:
 
         def _dense(self, name: str, width: int, gain: Any) -> Any:
             return linen.Dense(
-                width, dtype=self.dtype, param_dtype=jnp.result_type(float), name=name, kernel_init=orthogonal(gain)
+                width,
+                dtype=self.dtype,
+                param_dtype=jnp.result_type(float),
+                name=name,
+                kernel_init=orthogonal(gain),
+                dot_general=dot_general,
             )
 
     return Network

@@ -24,7 +24,7 @@ from jaxpg.envs.spaces import Box, Discrete, MultiDiscrete, Space, check_space, 
 from jaxpg.policies import distributions
 from jaxpg.policies.features import leaf_size
 
-__all__ = ["check_mask", "check_squash", "head", "head_size", "mean_size", "num_scales"]
+__all__ = ["check_mask", "check_real", "check_squash", "head", "head_size", "mean_size", "num_scales"]
 
 SQUASHES = ("tanh", "beta")
 
@@ -64,13 +64,15 @@ def head(action_space: Space, squash: bool | str = False) -> Callable[..., Any]:
       squash: how real-valued actions are kept within the bounds of their `Box`. False: a normal, whose actions are
         clipped on their way to the environment. True or "tanh": a squashed normal. "beta": a Beta distribution.
     Raises:
-      ValueError: a `Box` of integers, or one without finite bounds where `squash` needs them.
+      ValueError: a `Box` of integers; where `squash` is given, one without finite bounds, or no `Box` of floats at all.
     """
     family = check_squash(squash)
     leaves = _leaves(action_space)
     structure = jax.tree_util.tree_structure(action_space, is_leaf=is_leaf)
     for leaf in leaves:
         _check_leaf(leaf, family)
+    if family is not None:
+        check_real("squash", family, action_space)
 
     def distribution(outputs: jax.Array, mask: jax.Array | None = None, log_std: jax.Array | None = None) -> Any:
         parts, start, scale_start = [], 0, 0
@@ -86,6 +88,15 @@ def head(action_space: Space, squash: bool | str = False) -> Callable[..., Any]:
         return parts[0] if is_leaf(action_space) else distributions.Joint(structure.unflatten(parts))
 
     return distribution
+
+
+def check_real(argument: str, value: Any, action_space: Space) -> None:
+    """Refuse an option for actions that are real numbers where there are none."""
+    if num_scales(action_space) == 0:
+        raise ValueError(
+            f"{argument}={value!r} is for actions that are real numbers, a Box of floats; got the action space "
+            f"{action_space}: leave {argument} out"
+        )
 
 
 def check_mask(observation_space: Space, action_space: Space) -> None:

@@ -45,8 +45,8 @@ def mlp(
       activation: a name in `ACTIVATIONS`, or an elementwise function.
       squash: for actions that are real numbers (a `Box` of floats): False for a normal, True or "tanh" for a squashed
         normal, "beta" for a Beta distribution; see `jaxpg.policies.heads`.
-      state_dependent_std: whether the network gives the log standard deviations too; else they are parameters of their
-        own, `params["log_std"]`, the same for all observations.
+      state_dependent_std: for the same actions: whether the network gives the log standard deviations too; else they
+        are parameters of their own, `params["log_std"]`, the same for all observations.
       log_std_init: where they start (not for "beta").
       head_gain: the gain of the last layer's initial weights.
       shared_value: whether the hidden layers also feed a value V(s), through a last layer `params["value_head"]` of
@@ -55,7 +55,8 @@ def mlp(
 
     An observation that is a dict with an entry "action_mask" excludes actions: see `Categorical`.
     Returns: a `Policy`; params is {"hidden_0": {"kernel", "bias"}, …, "head": {"kernel", "bias"}, "log_std"}.
-    Raises: TypeError or ValueError for arguments out of range, and for spaces without a head.
+    Raises: TypeError or ValueError for arguments out of range, options for real actions where there are none, and for
+      spaces without a head.
     """
     trunk = vector_trunk(env, hidden_sizes, activation)
     network: dict[str, Any] = dict(hidden_sizes=trunk.hidden_sizes, activation=activation_name(activation))
