@@ -18,8 +18,9 @@ from benchmarks import __main__ as runner
 from benchmarks import common
 
 TOLERANCE = 0.9
-PEERS = ("rejax", "purejaxrl", "stable_baselines3", "sbx", "brax", "brax_per_core")
-OWN = ("train", "train_per_core")
+PEERS = ("rejax", "purejaxrl", "rejax_one_thread", "purejaxrl_one_thread", "stable_baselines3", "sbx", "brax",
+         "brax_per_core")  # fmt: skip
+OWN = ("train", "train_per_core", "train_one_thread")
 
 
 class Goal(NamedTuple):

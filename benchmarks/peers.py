@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import select
 import subprocess
@@ -47,15 +48,19 @@ GROUPS = {
 
 
 class Peer:
-    """The script of a group in a process of another Python; `ask` as of `common.Process`."""
+    """The script of a group in a process of another Python; `ask` as of `common.Process`.
 
-    def __init__(self, name, python, kind, given, group="rejax"):
+    `threads`: of XLA's pool, None: as many as cores.
+    """
+
+    def __init__(self, name, python, kind, given, group="rejax", threads=None):
         self.name = name
         self._patience = GROUPS[group].patience
         script = HERE / GROUPS[group].script
         self._process = subprocess.Popen(
             [str(python), "-P", str(script), str(kind), json.dumps(given)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | ({} if threads is None else {"PJRT_NPROC": str(threads)}),
         )  # fmt: skip
 
     def ask(self, method, *arguments):

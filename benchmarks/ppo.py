@@ -2,11 +2,12 @@
 
 Jobs: CartPole-v1 with 4 × 128, 8 × 128 and 2,048 × 128 steps an update, MinAtar's Breakout with 64 × 128, Pendulum-v1
 with 2,048 × 16; two hidden layers of 64, policy and critic apart. Contenders: `train` with one device; `train_per_core`
-with one a core (`mesh="auto"`); and the peers that a job names, in environments of their own that this script makes:
-rejax; stable-baselines3 and sbx, on gymnasium's CartPole; brax, which knows only continuous actions, on a Pendulum
-written for it, with one device and with one a core; and, where `--purejaxrl` names its ppo.py, a single file with
-`make_train(config)`. What stays different between them is told in benchmarks/sweeps.py (but that here jaxpg clips the
-critic's change, too), peer_gym.py and peer_brax.py.
+with one a core (`mesh="auto"`), and where little is done at a time `train_one_thread`, XLA with one thread; and the
+peers that a job names, in environments of their own that this script makes: rejax; stable-baselines3 and sbx, on
+gymnasium's CartPole; brax, which knows only continuous actions, on a Pendulum written for it, with one device and with
+one a core; and, where `--purejaxrl` names its ppo.py, a single file with `make_train(config)`; those on gymnax with one
+thread, too. What stays different between them is told in benchmarks/sweeps.py (but that here jaxpg clips the critic's
+change, too), peer_gym.py and peer_brax.py.
 
 Method. Every contender has a process of its own; the processes stay alive and take turns, forth and back. A turn is a
 few updates, compiling apart: from the start, but those of stable-baselines3, sbx and brax go on. One device of JAX may
@@ -40,17 +41,17 @@ from benchmarks.peers import Peer, add_options, kept, python_of
 
 _SHARED = dict(discount=0.99, lambda_=0.95, clip=0.2, value_clip=0.2, value_coefficient=0.5, entropy_coefficient=0.01,
                max_gradient_norm=0.5, num_epochs=4, hidden=[64, 64], anneal=False, adam_eps=1e-5, reward_factor=1,
-               peers=["rejax", "purejaxrl"])  # fmt: skip
+               peers=["rejax", "purejaxrl"], one_thread=False)  # fmt: skip
 # turn: updates of a turn; reach: the steps of a whole run; seeds: how many of these.
 JOBS = {
     "cartpole_4": dict(
         **_SHARED, env="CartPole-v1", num_envs=4, num_steps=128, num_minibatches=4, learning_rate=2.5e-4,
         activation="tanh", turn=128, reach=500_000, seeds=4,
-    ),
+    ) | {"peers": ["rejax", "purejaxrl", "rejax_one_thread", "purejaxrl_one_thread"], "one_thread": True},
     "cartpole_8": dict(
         **_SHARED, env="CartPole-v1", num_envs=8, num_steps=128, num_minibatches=4, learning_rate=2.5e-4,
         activation="tanh", turn=128, reach=500_000, seeds=4,
-    ) | {"peers": ["rejax", "stable_baselines3", "sbx"]},
+    ) | {"peers": ["rejax", "rejax_one_thread", "stable_baselines3", "sbx"], "one_thread": True},
     "cartpole_2048": dict(
         **_SHARED, env="CartPole-v1", num_envs=2048, num_steps=128, num_minibatches=4, learning_rate=2.5e-4,
         activation="tanh", turn=2, reach=5_000_000, seeds=1,
@@ -67,7 +68,8 @@ JOBS = {
          "peers": ["brax", "brax_per_core"]},
 }  # fmt: skip
 # The groups of benchmarks/peers.py, and what their scripts call them.
-PEERS = {"rejax": ("rejax", "rejax"), "purejaxrl": ("rejax", None), "stable_baselines3": ("gym", "stable_baselines3"),
+PEERS = {"rejax": ("rejax", "rejax"), "purejaxrl": ("rejax", None), "rejax_one_thread": ("rejax", "rejax"),
+         "purejaxrl_one_thread": ("rejax", None), "stable_baselines3": ("gym", "stable_baselines3"),
          "sbx": ("gym", "sbx"), "brax": ("brax", "brax"), "brax_per_core": ("brax", "brax_per_core")}  # fmt: skip
 _ARGUMENTS = ("num_envs", "num_steps", "num_epochs", "num_minibatches", "discount", "lambda_", "clip", "value_clip",
               "value_coefficient", "entropy_coefficient", "max_gradient_norm")  # fmt: skip
@@ -97,10 +99,10 @@ def build(job, dtype=None):
 
 
 class Player:
-    """jaxpg in a process with this many devices, with the calls that `common.Process` passes on."""
+    """jaxpg in a process with this many devices and threads, with the calls that `common.Process` passes on."""
 
-    def __init__(self, num_devices):
-        jaxpg.use_cpu_cores(num_devices)
+    def __init__(self, num_devices, num_threads=None):
+        jaxpg.use_cpu_cores(num_devices, num_threads)
         self._mesh = "auto" if num_devices > 1 else None
         self._job = self._algorithm = None
 
@@ -145,13 +147,14 @@ class PeerPlayer:
 
     def __init__(self, name, python, kind, group):
         self._arguments, self._group, self._peer, self._job = (name, python, kind), group, None, None
+        self._threads = 1 if name.endswith("_one_thread") else None
 
     def ask(self, method):
         return getattr(self, method)()
 
     def prepare(self, job):
         self.close()
-        self._job, self._peer = job, Peer(*self._arguments, job, self._group)
+        self._job, self._peer = job, Peer(*self._arguments, job, self._group, self._threads)
         return self._peer.ask("prepare", [job["learning_rate"]], job["turn"])
 
     def run(self):
@@ -224,7 +227,7 @@ def peers_of(options):
     found = {}
     for name, (group, kind) in PEERS.items():
         asked = any(name in JOBS[job]["peers"] for job in options.jobs)
-        if name == "purejaxrl":
+        if name.startswith("purejaxrl"):
             asked, kind = asked and options.purejaxrl, pathlib.Path(options.purejaxrl or "").resolve()
         if name.endswith("_per_core"):
             asked = asked and common.num_cores() > 1
@@ -236,7 +239,7 @@ def peers_of(options):
 def described(name, player, options):
     """What is written down of a peer."""
     found = player.describe()
-    if name == "purejaxrl":
+    if name.startswith("purejaxrl"):
         found["sha256"] = hashlib.sha256(pathlib.Path(options.purejaxrl).read_bytes()).hexdigest()
     return found
 
@@ -265,13 +268,16 @@ def main(arguments=None):
         ours = {"train": closed(common.Process("one device", Player, 1))}
         if cores > 1:
             ours["train_per_core"] = closed(common.Process("a device for each core", Player, cores))
+        if any(JOBS[name]["one_thread"] for name in options.jobs):
+            ours["train_one_thread"] = closed(common.Process("one thread", Player, 1, 1))
         peers = {name: closed(peer) for name, peer in peers_of(options).items()}
         for name in options.jobs:
             job = JOBS[name]
             if options.quick:
                 job = {**job, "num_envs": min(job["num_envs"], 64), "turn": 1, "reach": 1, "seeds": 1}
             common.note(name)
-            contenders = ours | {peer: peers[peer] for peer in job["peers"] if peer in peers}
+            own = {who: player for who, player in ours.items() if who != "train_one_thread" or job["one_thread"]}
+            contenders = own | {peer: peers[peer] for peer in job["peers"] if peer in peers}
             facts = compete(job, contenders, options.rounds)
             for contender, process in contenders.items():
                 if options.returns:

@@ -26,6 +26,9 @@ PLAYERS = {
     "train_per_core": "`train`, one device a core",
     "rejax": "rejax",
     "purejaxrl": "PureJaxRL",
+    "train_one_thread": "`train`, one thread",
+    "rejax_one_thread": "rejax, one thread",
+    "purejaxrl_one_thread": "PureJaxRL, one thread",
     "stable_baselines3": "stable-baselines3",
     "sbx": "sbx",
     "brax": "brax, one device",
@@ -69,12 +72,20 @@ second way through every network for so little |
 | Adam on one flat vector | compiling: 322 → 301 loops, 2.3 → 2.1 s | no |
 | XLA's optimisation level 1; LLVM's expensive passes off; fewer parts for LLVM | compiling: 3.0 → 2.3 to 2.6 s; \
 updates as fast | no: others' flags are not ours to set |
+| the weights' gradients as (ȳᵀ x)ᵀ with ȳᵀ laid out by itself (`policies/_product.py`), behind barriers without which \
+XLA turns the product back | gradients of 1,024 rows by two networks: 0.82 → 0.70 ms; of 512 rows by two of MinAtar's \
+convolutional ones: 17 → 13 ms; 2,048 × 128, one device a core, with the next row: 680 → 565 ms; `policy_gradient`, \
+200 steps each, two threads: 0.72 → 0.66 s | yes, on CPUs |
+| values of a segment in blocks of a step, where one step has more rows than a block | 262,144 rows: 90 → 24 ms | yes |
+| one thread for one small run | 4 × 128: 3.3 to 4.0 → 2.8 ms | `use_cpu_cores(1, num_threads=1)` |
+| XLA's preset for fast programs; vectors of 512 bits; products by LLVM | 4 × 128: not told from noise | no |
 | gymnax imported without seaborn and pyplot, which it draws with | making an environment: 1.9 → 0.8 s | yes |
 
-What is left: with 128 rows, two of three parts of a gradient step are matrix products, and those of the weights' \
-gradients (64 × 128 by 128 × 64) run at half the rate of the forward ones: 25 to 33 µs instead of 14, since XLA hands \
-products whose two factors are both contracted over rows to another library. Given one factor transposed, they would \
-take 14.
+What is left. With 4 environments an update is many small things: a step of the rollout is 49 operations of the \
+compiled program and a gradient step 169, most of which take less than a microsecond; 16 gradients of 128 rows, 0.1 ms \
+each when computed over and over, are 1.6 of an update's 2.8 ms. At 2,048 × 128 three parts of four are products \
+and tanh, the products at 80 to 105 GFLOP/s a core. Gradients of whole episodes of equal length cannot be 6 times as \
+quick as the idiomatic ones on this machine, for those take but twice the floor.
 """
 
 

@@ -118,7 +118,7 @@ for line in sys.stdin:
 class Ours:
     """A `common.Process` with a player that does nothing."""
 
-    def __init__(self, name, factory, num_devices):
+    def __init__(self, name, factory, num_devices, num_threads=None):
         self._seconds = 1.0 / num_devices
 
     def ask(self, method, *arguments):
@@ -160,7 +160,7 @@ def test_peers_play_in_their_jobs(fakes, tmp_path, capsys):
     found = {name: list(job["contenders"]) for name, job in result["jobs"].items()}
     ours = ["train", "train_per_core"]
     assert found == {
-        "cartpole_8": [*ours, "rejax", "stable_baselines3", "sbx"],
+        "cartpole_8": [*ours, "train_one_thread", "rejax", "rejax_one_thread", "stable_baselines3", "sbx"],
         "pendulum_2048": [*ours, "brax", "brax_per_core"],
     }
     brax = result["jobs"]["pendulum_2048"]["contenders"]["brax"]
