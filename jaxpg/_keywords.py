@@ -1,17 +1,21 @@
-"""What other libraries call the arguments that jaxpg has: an unknown keyword is answered with the name it has here."""
+"""What other libraries call the arguments that jaxpg has: an unknown keyword is answered with the name it has here.
+
+`jaxpg.cli` answers unknown options from the same table.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import ParamSpec, TypeVar
 
 from jaxpg import _check
 
-__all__ = ["hinted"]
+__all__ = ["belongs_to_weight", "hinted", "meant"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _ALSO_CALLED = {
+    "checkpoint_every": ("checkpoint_freq", "checkpoint_interval", "save_every", "save_freq", "save_interval"),
     "critic": ("value_function", "value_network", "vf"),
     "deterministic_evaluation": ("deterministic",),
     "directory": ("checkpoint_dir", "log_dir", "logdir", "save_path"),
@@ -29,6 +33,7 @@ _ALSO_CALLED = {
     "value_clip": ("clip_range_vf", "clip_vloss", "vf_clip"),
     "normalize_advantages": ("norm_adv", "normalize_advantage"),
     "num_env_steps": ("num_steps", "num_timesteps", "steps", "timesteps", "total_steps", "total_timesteps"),
+    "out": ("directory", "checkpoint_dir", "log_dir", "logdir", "output", "output_dir", "save_dir", "save_path"),
     "num_envs": ("n_envs", "num_environments"),
     "num_episodes": ("batch_size", "episodes", "n_episodes", "n_eval_episodes", "num_rollouts", "num_samples"),
     "num_epochs": ("epochs", "n_epochs", "update_epochs"),
@@ -59,8 +64,19 @@ def hinted(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def _hint(unknown: str, names: tuple[str, ...]) -> str:
-    if unknown in ("discount", "gamma") and "weight" in names and "discount" not in names:
-        return ": it belongs to the weight, weight=jaxpg.weights.reward_to_go(discount=0.99)"
+def meant(unknown: str, names: Collection[str]) -> list[str]:
+    """Which of `names` was probably meant: the one that others call `unknown`, else those that are spelt like it."""
     known = [name for name in names if unknown in _ALSO_CALLED.get(name, ())]
-    return f"; did you mean {known[0]!r}?" if known else _check.nearest(unknown, names)
+    return known[:1] or _check.close(unknown, names)
+
+
+def belongs_to_weight(unknown: str, names: Collection[str]) -> bool:
+    """Whether `unknown` is the discount, and that is the weight's."""
+    return unknown in ("discount", *_ALSO_CALLED["discount"]) and "weight" in names and "discount" not in names
+
+
+def _hint(unknown: str, names: tuple[str, ...]) -> str:
+    if belongs_to_weight(unknown, names):
+        return ": it belongs to the weight, weight=jaxpg.weights.reward_to_go(discount=0.99)"
+    found = meant(unknown, names)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""

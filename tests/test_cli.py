@@ -18,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import xarray
 import yaml
 from PIL import Image
 
 import jaxpg
 from jaxpg import cli
 from jaxpg.algorithms import presets
-from jaxpg.cli import build, commands, devices, kinds, options, settings
+from jaxpg.cli import build, commands, devices, kinds, options, plot_sweep, settings, unknown
 from jaxpg.cli.arguments import parse
 from jaxpg.cli.console import rate, with_error
 from jaxpg.cli.plot import read_curves
@@ -160,7 +161,7 @@ def test_help_of_an_algorithm_lists_its_hyperparameters(says, algorithm, network
     algorithm = algorithm.replace("-", "_")
     every = {**options.run_options(), **options.algorithm_options(algorithm), **options.network_options(network)}
     for name in every:
-        assert any(entry.startswith(f"{options.dashed(name)} ") and "(default:" in entry for entry in found), name
+        assert any(entry.startswith(f"{options.dashed(name)} ") and "default" in entry.lower() for entry in found), name
     if algorithm == "trpo":
         assert any(re.match(r"--damping X λ ≥ 0 in F \+ λI\. \(default: 0\.01\)", entry) for entry in found)
 
@@ -173,6 +174,17 @@ def test_help_of_train_lists_the_algorithms_and_presets(says, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     entries = options_in(says("train", "Pendulum-v1", "--algorithm", "ppo", "--help"))
     assert any(re.match(r"--discount X .*\(default: 0.99; preset: 0.95\)", entry) for entry in entries)
+
+
+def test_help_tells_one_default(says, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    entries = options_in(says("train", "Pendulum-v1", "--algorithm", "npg", "--help"))
+    (rate,) = (entry for entry in entries if entry.startswith("--critic-learning-rate "))
+    assert "Default 0.001." in rate and "(default:" not in rate
+    (every,) = (entry for entry in entries if entry.startswith("--checkpoint-every "))
+    assert "by default about a minute." in every and "none" not in every
+    (limit,) = (entry for entry in entries if entry.startswith("--max-steps "))
+    assert "(default: none)" in limit
 
 
 def test_help_lists_the_commands(says):
@@ -288,7 +300,27 @@ def test_what_a_run_writes_down_gives_the_same_run(tmp_path):
 @pytest.mark.parametrize(("words", "message"), [
     ("trian CartPole-v1", "no command 'trian'; the commands are demo, .*did you mean 'train'"),
     ("train", "ENV is missing"),
-    ("train CartPole-v1 --learning-rat 0.1", "--learning-rate"),
+    ("train CartPole-v1 --learning-rat 0.1", "--learning-rat; did you mean --learning-rate"),
+    ("train CartPole-v1 --lr 1e-3", r"there is no option --lr; did you mean --learning-rate\?"),
+    ("train --lr=1e-3 CartPole-v1", r"there is no option --lr; did you mean --learning-rate\?"),
+    ("train CartPole-v1 --n-envs 3", r"--n-envs; did you mean --num-envs\?"),
+    ("train CartPole-v1 --algorithm a2c --ent_coef 3", r"--ent_coef; did you mean --entropy-coefficient\?"),
+    ("train CartPole-v1 --total-timesteps 9", r"--total-timesteps; did you mean --num-env-steps\?"),
+    ("train CartPole-v1 --gae-lambda 1", r"--gae-lambda; did you mean --lambda\?"),
+    ("train CartPole-v1 --log-dir a", r"--log-dir; did you mean --out\?"),
+    ("train CartPole-v1 -lr 1", r"there is no option -lr; did you mean --learning-rate\?"),
+    ("train CartPole-v1 --gamma 1", r"--gamma; did you mean --discount\?"),
+    ("train CartPole-v1 --algorithm reinforce --gamma 1", '--gamma; the discount belongs to the weight, --weight "rew'),
+    ("train CartPole-v1 --algorithm reinforce --discount 1", "reinforce does not have it: it belongs to the weight"),
+    ("train CartPole-v1 --algorithm trpo --clip-range 1", "did you mean --clip, an option of --algorithm ppo"),
+    ("train X --algorithm reinforce --num-env 2", "mean --num-env-steps or --num-envs, an option of --algorithm a2c, "),
+    ("train X --clip-rang 1 --algorithm reinforce --clip 1", "--clip-rang; did you mean --clip or --clip-rho, an opt"),
+    ("train --env-id CartPole-v1", "no option --env-id; ENV stands without one: `jaxpg train ENV`"),
+    ("train CartPole-v1 --resume a", "no option --resume, but a command: `jaxpg resume --help`"),
+    ("train CartPole-v1 --xyzzy", "no option --xyzzy; `jaxpg train --algorithm ppo --help` lists"),
+    ("gradient CartPole-v1 --gamma 1", r"no option --gamma; did you mean --discount\?"),
+    ("evaluate --dir a", "no option --dir; DIR stands without one: `jaxpg evaluate DIR`"),
+    ("evaluate a --episodes 1", r"no option --episodes; did you mean --num-episodes\?"),
     ("train CartPole-v1 --num-env-steps 1.5", "--num-env-steps must be a whole number; got '1.5'"),
     ("train CartPole-v1 --num-env-steps many", "--num-env-steps must be a whole number; got 'many'"),
     ("train CartPole-v1 --max-gradient-norm some", "--max-gradient-norm must be a number or none; got 'some'"),
@@ -297,8 +329,18 @@ def test_what_a_run_writes_down_gives_the_same_run(tmp_path):
     ("train CartPole-v1 --learning-rate adamm(1)", "--learning-rate must name a function of optax.*did you mean 'adam"),
     ("train CartPole-v1 --optimizer adam(rate=1)", r"--optimizer: adam\(rate=1\): .*rate"),
     ("train CartPole-v1 --critic mlp", "--critic must be a critic|critic must be a Critic"),
-    ("gradient CartPole-v1 --weight gae", "reward-to-go"),
-    ("train CartPole-v1 --algorithm pppo", "--algorithm must be one of reinforce, .*; got 'pppo'"),
+    ("gradient CartPole-v1 --weight gae", "--weight: it must be one of 'reward-to-go', 'total-return'; got 'gae'"),
+    ("gradient CartPole-v1 --weight reward_to_gg", "got 'reward_to_gg'; did you mean 'reward-to-go'"),
+    ("train CartPole-v1 --algorithm pp0", "--algorithm must be one of reinforce, .*; got 'pp0'; did you mean 'ppo'"),
+    ("train CartPole-v1 --network mpl", "got 'mpl'; did you mean 'mlp'"),
+    ("train CartPole-v1 --loggers csv tensorbord", "got 'csv' 'tensorbord'; did you mean 'tensorboard'"),
+    ("train json:dumps", "json:dumps must be a jaxpg.Env.* got the function dumps, which needs arguments"),
+    ("gradient json:load", "json:load must be a jaxpg.Environment .* which needs arguments"),
+    ("check-env json:loadz", "module 'json' has no 'loadz'; did you mean 'load' or 'loads'"),
+    ("check-env platform:python_version", r"platform:python_version\(\) gives str"),
+    ("train a.py:corridor", "MODULE:NAME, without .py: a:corridor"),
+    ("train :corridor", "ENV must be MODULE:NAME, such as .* got ':corridor'"),
+    ("train json.:dumps", "ENV must be MODULE:NAME, such as"),
     ("train CartPole-v1 --algorithm a2c --clip 0.1", "--clip is an option of --algorithm ppo; a2c does not have it"),
     ("train CartPole-v1 --damping 0.1", "--damping is an option of --algorithm npg or trpo; ppo does not have it"),
     ("train CartPole-v1 --cell gru", "--cell is an option of --network recurrent; mlp does not have it"),
@@ -322,11 +364,12 @@ def test_what_a_run_writes_down_gives_the_same_run(tmp_path):
     ("train CartPole-v1 --num-env-steps 0", "num_env_steps must be an integer of at least 1"),
     ("train CartPole-v1 --evaluation-episodes 0", "evaluation_episodes must be an integer of at least 1"),
     ("train CartPole-v1 --target-return inf", "target_return must be a finite real number"),
-    ("resume nowhere", "DIR must be the folder of a run, the --out of `jaxpg train`; nowhere has no config.yaml"),
+    ("resume nowhere", "DIR must be the folder of a run, the --out of `jaxpg train`; nowhere is not a folder"),
     ("evaluate nowhere", "DIR must be the folder of a run, .*; nowhere is not a folder"),
     ("render .", r"DIR must be the folder of a run, .*; \. has neither"),
     ("plot", "DIR is missing"),
-    ("plot nowhere", "DIR must be the folder of a run, .*nowhere/metrics.jsonl: No such file"),
+    ("plot .", r"DIR must be the folder of a run, .*; \. has no metrics.jsonl"),
+    ("plot nowhere", "DIR must be the folder of a run, .*; nowhere is not a folder"),
     ("evaluate . --deterministic=maybe", "maybe is neither true nor false"),
     ("demo --seeds 0", "seeds must be an integer of at least 1"),
 ])  # fmt: skip
@@ -340,6 +383,7 @@ def test_mistakes_are_named_and_exit_with_2(says, tmp_path, monkeypatch, words, 
 
 @pytest.mark.parametrize(("content", "message"), [
     ("learning_rat: 1", "'learning_rat' is not an option for a file; did you mean 'learning_rate'"),
+    ("lr: 1", "'lr' is not an option for a file; did you mean 'learning_rate'"),
     ("debug: true", "'debug' is not an option for a file"),
     ("clip: {a: 1}", "must be single values or lists"),
     ("clip: high", r"a.yaml: clip must be a number, or a schedule .*; got 'high'"),
@@ -537,6 +581,12 @@ def test_check_env_of_a_module_of_ones_own(says, tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert re.search(r"ends +failed", text) and "does not conform" in text
     assert "module 'my_environments' has no 'other'" in says("check-env", "my_environments:other", exit_code=2)
+    (tmp_path / "misses.py").write_text("import not_there\n")
+    text = says("train", "misses:x", exit_code=2)
+    assert "ENV: module 'misses' cannot be imported: ModuleNotFoundError: No module named 'not_there'" in text
+    (tmp_path / "fails.py").write_text("def make():\n    return 1 / 0\n")
+    text = says("gradient", "fails:make", exit_code=2)
+    assert "ENV: fails:make could not be called: ZeroDivisionError: division by zero (--debug shows where)" in text
     assert "must be a jaxpg.Environment or a function that makes one; got int" in says(
         "check-env", "my_environments:nothing", exit_code=2
     )
@@ -546,9 +596,9 @@ def test_check_env_of_a_module_of_ones_own(says, tmp_path, monkeypatch, capsys):
 def test_suites_that_are_not_installed(says, monkeypatch):
     missing = {name: facts._replace(package="not_there") for name, facts in registry.SUITES.items() if name != "gymnax"}
     monkeypatch.setattr(registry, "SUITES", {"gymnax": registry.SUITES["gymnax"], **missing})
-    assert 'pip install "jaxpg[brax]"' in says("envs", "--suite", "brax", exit_code=2)
+    assert 'pip install "jaxpg[brax] @ git+https://' in says("envs", "--suite", "brax", exit_code=2)
     assert "Not installed: brax, craftax, jumanji, mujoco-playground, navix, pgx, xminigrid" in says("envs")
-    with pytest.raises(ImportError, match=r'need it: pip install "jaxpg\[mujoco-playground\]"'):
+    with pytest.raises(ImportError, match=r'need it: pip install "jaxpg\[mujoco-playground\] @ git\+https://'):
         jaxpg.make("mujoco_playground/CartpoleBalance")
     with pytest.raises(ValueError, match="suite must be one of 'all', 'gymnax'.* did you mean 'jumanji'"):
         jaxpg.envs.available("jumanjy")
@@ -1044,6 +1094,55 @@ def test_plot_puts_runs_together_that_differ_in_the_seed_alone(says, tmp_path):
     assert "fewer than two values of episode_return" in says("plot", short, exit_code=2)
 
 
+def fake_sweep(path, **values):
+    path.mkdir()
+    (path / "sweep.json").write_text("{}")
+    shape = (3, *map(len, values.values()), 5)
+    dims = ("seed", *values, "update")
+    metrics = {"episode_return": (dims, np.random.default_rng(0).normal(size=shape))}
+    metrics["env_steps"] = (dims, np.broadcast_to(100.0 * np.arange(1, 6), shape))
+    runs = xarray.Dataset(metrics, {"seed": range(3), **values, "update": range(1, 6)})
+    runs.to_netcdf(path / "runs.nc", engine="h5netcdf")
+    return path
+
+
+def test_plot_draws_a_sweep(says, tmp_path, monkeypatch):
+    calls = []
+
+    def sweep_curves(runs, variable, **options):
+        calls.append((runs, options))
+        return real(runs, variable, **options)
+
+    real = jaxpg.plot.sweep_curves
+    monkeypatch.setattr(jaxpg.plot, "sweep_curves", sweep_curves)
+    rates = fake_sweep(tmp_path / "rates", learning_rate=[0.1, 0.01])
+    says("plot", rates, "--out", tmp_path / "a.png", "--target", "1")
+    assert calls[-1][1] == {"by": "learning_rate", "x": "env_steps"} and (tmp_path / "a.png").exists()
+    two = fake_sweep(tmp_path / "two", learning_rate=[0.1, 0.01], discount=[0.9, 1.0], clip=[0.2])
+    says("plot", two, "--out", tmp_path / "b.png", "--x", "updates")
+    drawn, asked = calls[-1]
+    assert asked == {"by": "learning_rate, discount", "x": "update"}
+    assert list(drawn[asked["by"]].values) == ["0.1, 0.9", "0.1, 1.0", "0.01, 0.9", "0.01, 1.0"]
+    assert "did you mean 'episode_return'" in says("plot", two, "--metric", "return", exit_code=2)
+    assert "drawn alone" in says("plot", two, rates, exit_code=2)
+    many = fake_sweep(tmp_path / "many", learning_rate=np.arange(9.0))
+    assert "has 9 settings, and at most 8 curves" in says("plot", many, exit_code=2)
+    (two / "runs.nc").unlink()
+    assert "is not finished: the same call of jaxpg.sweep goes on" in says("plot", two, exit_code=2)
+    assert f"`jaxpg plot {rates}` draws it" in says("resume", rates, exit_code=2)
+
+
+def test_folders_that_are_no_runs_tell_what_they_are(says, tmp_path):
+    (tmp_path / "runs").mkdir()
+    a, _ = fake_run(tmp_path / "runs" / "a", 0, [0.0]), fake_run(tmp_path / "runs" / "b", 0, [0.0])
+    assert f"has no metrics.jsonl, but there is {a} and 1 more" in says("plot", tmp_path / "runs", exit_code=2)
+    assert f"has neither, but there is {a} and 1 more" in says("evaluate", tmp_path / "runs", exit_code=2)
+    (a / "metrics.jsonl").unlink()
+    assert "its run has not come to its first update" in says("plot", a, exit_code=2)
+    (a / "config.yaml").rename(a / "run.json")
+    assert "that of jaxpg.train in Python: the same call goes on" in says("resume", a, exit_code=2)
+
+
 def test_plot_draws_a_run(says, finished, tmp_path):
     says("plot", finished[0], "--out", tmp_path / "run.svg")
     assert "finished" in [group.label for group in read_curves([finished[0]], "episode_return")]
@@ -1139,3 +1238,20 @@ def test_the_page_of_returns_has_dashes_for_what_there_is_not():
     assert row(empty) == f"| ppo | {name} | not run | | | – | | the same without memory: 0 is guessing | |"
     line = dict(num_env_steps=1000, mean=0.5, iqm=0.5, iqm_low=0.25, iqm_high=0.75, returns=[0.5], steps_per_second=9)
     assert "| – | – | the same without memory" in row(returns.page({f"ppo/{name}": line}))
+
+
+def test_words_behind_unknown_options():
+    names = ("learning_rate", "algorithm")
+    assert unknown.known_words(["--lr", "1", "ENV", "--algorithm", "a2c"], names) == ["ENV", "--algorithm", "a2c"]
+    assert unknown.known_words(["--lr=1", "ENV"], names) == ["ENV"]
+    assert unknown.unknown_option(["--", "-weird"], names) is None
+    assert unknown.unknown_option(["--algorithm", "a2c", "--lr", "1"], names) == "--lr"
+
+
+def test_settings_that_differ_little_have_curves_of_their_own():
+    a, b = [0.12345671, 0.12345672], [1.0, 2.0]
+    runs = xarray.Dataset(
+        {"episode_return": (("a", "b", "seed", "update"), np.zeros((2, 2, 3, 4)))}, coords={"a": a, "b": b}
+    )
+    stacked, by = plot_sweep._by_setting(runs, "episode_return")
+    assert by == "a, b" and len(set(stacked[by].values.tolist())) == 4

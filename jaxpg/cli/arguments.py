@@ -16,7 +16,8 @@ from jaxpg.cli import kinds
 from jaxpg.cli.commands import COMMANDS, EnvironmentName, FileName, Train
 from jaxpg.cli.options import dashed
 from jaxpg.cli.settings import resolve
-from jaxpg.cli.train_words import parse_train, with_values
+from jaxpg.cli.train_words import HELP, parse_train, with_values
+from jaxpg.cli.unknown import refuse, unknown_option
 
 __all__ = ["parse"]
 
@@ -45,6 +46,8 @@ def parse(words: list[str]) -> Any:
             about = _wrapped(inspect.getdoc(command) or "")
             flags = {dashed(field.name): True for field in dataclasses.fields(command) if field.type == "bool | None"}
             args = with_values(words[1:], flags)
+            if not set(args) & set(HELP):
+                _check_options(words[0], args)
             return tyro.cli(command, prog=f"jaxpg {words[0]}", description=about, args=args, config=config)
         if words and not words[0].startswith("-"):
             _refuse_command(words[0])
@@ -61,6 +64,15 @@ def _train(words: list[str]) -> Train:
     env, given = parse_train(words, Train, _wrapped)
     settings = resolve(env, given)
     return Train(settings=settings, debug=settings.run["debug"])
+
+
+def _check_options(name: str, words: list[str]) -> None:
+    """Refuses an option that the command does not have; tyro would not know what others call it."""
+    fields = [field.name for field in dataclasses.fields(COMMANDS[name])]
+    plain = {"env": "ENV", "directory": "DIR", "directories": "DIR"}
+    names = [field for field in fields if field not in plain]
+    if (option := unknown_option(words, names)) is not None:
+        refuse(option, name, names, next((plain[field] for field in fields if field in plain), ""))
 
 
 def _named(command: type) -> type:
@@ -108,6 +120,8 @@ def _registry() -> Any:
         alternatives = typing.get_args(info.type)
         is_optional = len(alternatives) == 2 and type(None) in alternatives
         kind = next(a for a in alternatives if a is not type(None)) if is_optional else info.type
+        if typing.get_origin(kind) is typing.Literal:
+            return _one_of(typing.get_args(kind))
         if kind not in _KINDS or (kind is bool and not is_optional):  # Plain ones are flags, as tyro has them.
             return None
         name, read = _KINDS[kind]
@@ -120,6 +134,25 @@ def _registry() -> Any:
         )
 
     return registry
+
+
+def _one_of(choices: tuple[str, ...]) -> Any:
+    """One of some words, which may be written as in Python: reward_to_go for reward-to-go."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    def read(word: str) -> str:
+        from jaxpg._check import named
+
+        name = word.replace("_", "-")
+        return name if name in choices else named("it", word, choices)
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="|".join(choices),
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: value in choices,
+        str_from_instance=lambda value: [value],
+    )
 
 
 def _integer(word: str) -> int:

@@ -1,6 +1,7 @@
 """Parts of a run, from what it is to be."""
 
 import importlib
+import inspect
 import os
 import platform
 import sys
@@ -35,24 +36,58 @@ def make_environment(name: str, max_steps: int | None) -> Any:
 def _environment_of_module(name: str, max_steps: int | None) -> Any:
     """The Environment called NAME in a module that can be imported here, or what the function of that name makes."""
     import jaxpg
+    from jaxpg import _check
     from jaxpg.envs.wrappers import time_limit
 
     module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute or not all(module_name.split(".")) or "/" in module_name:
+        raise ValueError(f"ENV must be MODULE:NAME, such as my_package.environments:corridor; got {name!r}")
+    if module_name.endswith(".py"):
+        raise ValueError(f"ENV must be MODULE:NAME, without .py: {module_name.removesuffix('.py')}:{attribute}")
     if os.getcwd() not in sys.path:  # As `python -m` has it: the command's own folder is that of the script.
         sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module_name), attribute, None)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # The module is there, and misses something itself.
-        raise ValueError(f"ENV: there is no module {module_name!r} in this folder or among what is installed") from None
-    if found is None:
-        raise ValueError(f"ENV: module {module_name!r} has no {attribute!r}")
-    env = found if isinstance(found, jaxpg.Environment) else found() if callable(found) else found
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{module_name}.".startswith(f"{missing}."):
+            raise ValueError(
+                f"ENV: there is no module {module_name!r} in this folder or among what is installed"
+            ) from None
+        raise ValueError(f"ENV: module {module_name!r} cannot be imported: {_told(error)}") from error
+    if not hasattr(module, attribute):
+        near = _check.nearest(attribute, [each for each in vars(module) if not each.startswith("_")])
+        raise ValueError(f"ENV: module {module_name!r} has no {attribute!r}{near}")
+    env = found = getattr(module, attribute)
+    if callable(found) and not isinstance(found, jaxpg.Environment):
+        if _needs_arguments(found):
+            wanted = "a jaxpg.Environment or a function without arguments that makes one"
+            raise TypeError(f"ENV: {name} must be {wanted}; got {_check.described(found)}, which needs arguments")
+        try:
+            env = found()
+        except Exception as error:
+            raise ValueError(f"ENV: {name} could not be called: {_told(error)}") from error
     if not isinstance(env, jaxpg.Environment):
-        got = type(env).__name__
-        raise TypeError(f"ENV: {name} must be a jaxpg.Environment or a function that makes one; got {got}")
+        got = f"{name}() gives {_check.described(env)}" if env is not found else f"got {_check.described(env)}"
+        raise TypeError(f"ENV: {name} must be a jaxpg.Environment or a function that makes one; {got}")
     return env if max_steps is None else time_limit(env, max_steps)
+
+
+def _needs_arguments(function: Any) -> bool:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # Of some built-in functions it is not known.
+        return False
+    try:
+        signature.bind()
+    except TypeError:
+        return True
+    return False
+
+
+def _told(error: Exception) -> str:
+    """An error of the user's own code in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
 
 
 def make_algorithm(settings: Settings) -> Any:

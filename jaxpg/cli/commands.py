@@ -224,15 +224,16 @@ class Plot(Command):
 
     Example:  jaxpg plot runs/ppo-* --out curves.png
 
-    Circles are the evaluations of runs that were evaluated.
+    Circles are the evaluations of runs that were evaluated. Of a sweep there is a curve for each setting, the
+    interquartile mean over its seeds with its band.
     """
 
     directories: tuple[pathlib.Path, ...]
-    """The folders, the --out of `jaxpg train`."""
+    """The folders, the --out of `jaxpg train` or the directory= of jaxpg.train, or the one of a jaxpg.sweep."""
     out: FileName = FileName("learning_curves.png")
     """The file; its ending says the format: png, pdf, svg."""
     metric: str = "episode_return"
-    """What is drawn, a name in metrics.jsonl."""
+    """What is drawn, a name in metrics.jsonl or a variable of the sweep."""
     x: Literal["env-steps", "updates"] = "env-steps"
     """What it is drawn against."""
     target: float | None = None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jaxpg import _install
 from jaxpg.cli import devices
 from jaxpg.cli.build import make_environment
 from jaxpg.cli.commands import CheckEnv, Envs
@@ -37,7 +38,7 @@ def run_envs(command: Envs) -> None:
     if others and command.suite != "all":
         lines.append(f"Also installed: {', '.join(others)}; jaxpg envs --suite NAME")
     if missing:
-        lines.append(f'Not installed: {", ".join(missing)}; pip install "jaxpg[NAME]"')
+        lines.append(f"Not installed: {', '.join(missing)}; {_install.line('NAME')}")
     for line in lines:
         output.print(line, style="dim", markup=False)
 

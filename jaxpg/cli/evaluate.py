@@ -9,7 +9,7 @@ from jaxpg.cli import devices
 from jaxpg.cli.commands import Evaluate, Render
 from jaxpg.cli.console import console, facts, heading, say_files, with_error
 from jaxpg.cli.report import evaluation_fact, interquartile_mean
-from jaxpg.cli.run_folder import CONFIG
+from jaxpg.cli.run_folder import CONFIG, why_not
 
 __all__ = ["Trained", "episodes_key", "load_trained", "run_evaluate", "run_render"]
 
@@ -34,7 +34,7 @@ def load_trained(path: pathlib.Path, best: bool) -> Trained:
     if not (path / "policy.json").is_file():
         raise ValueError(
             f"DIR must be the folder of a run, with {CONFIG}, or of jaxpg.save_policy, with policy.json; "
-            f"{path} {'has neither' if path.is_dir() else 'is not a folder'}"
+            f"{why_not(path, CONFIG, 'policy.json')}"
         )
     if best:
         raise ValueError(f"--best is for the folders of runs; {path} holds one policy")

@@ -5,7 +5,6 @@ function or an optimiser in Python is kept as the text of the call, `rmsprop(6e-
 """
 
 import ast
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ class Kind(NamedTuple):
       metavar: in short, for help.
       read: word -> value, or ValueError.
       none, many: whether it may be `none`, and whether it takes any number of words.
+      choices: the words that it takes, where these are few.
       calls: the module whose functions a value that is text is a call of, for `call`; else "".
     """
 
@@ -35,6 +35,7 @@ class Kind(NamedTuple):
     none: bool = False
     many: bool = False
     calls: str = ""
+    choices: Sequence[str] = ()
 
 
 def kind_of(option: Option) -> Kind:
@@ -47,7 +48,7 @@ def kind_of(option: Option) -> Kind:
     inner = re.sub(r"^Sequence\[(.*)\]$", r"\1", inner)
     if inner.startswith("Literal["):
         choices = ast.literal_eval(inner.removeprefix("Literal"))
-        return Kind(f"one of {', '.join(choices)}", "|".join(choices), _choice(choices), many=many)
+        return Kind(f"one of {', '.join(choices)}", "|".join(choices), _choice(choices), many=many, choices=choices)
     if name.endswith("optimizer"):
         return Kind("a call in optax such as adam(1e-3)", "CALL", _call, none, calls="optax")
     if inner == "Weight":
@@ -97,6 +98,7 @@ def read(argument: str, option: Option, words: Any) -> Any:
         or_none = " or none" if kind.none else ""
         raise ValueError(
             f"{argument} must be {several}{kind.accepted}{or_none}; got {' '.join(map(repr, words)) or 'nothing'}"
+            f"{_nearest(words, kind.choices)}"
         ) from None
 
 
@@ -119,13 +121,20 @@ def call(argument: str, text: str, module: Any, *first: Any) -> Any:
     name, arguments, keywords = _parsed(text)
     names = [n for n in getattr(module, "__all__", dir(module)) if not n.startswith("_")]
     if name not in names or not callable(getattr(module, name)):
-        close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-        raise ValueError(f"{argument} must name a function of {module.__name__}; got {text!r}{hint}")
+        from jaxpg._check import nearest
+
+        raise ValueError(f"{argument} must name a function of {module.__name__}; got {text!r}{nearest(name, names)}")
     try:
         return getattr(module, name)(*first, *arguments, **keywords)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{argument}: {text}: {error}") from error
+
+
+def _nearest(words: Sequence[str], choices: Sequence[str]) -> str:
+    from jaxpg._check import nearest  # Imports jax.
+
+    wrong = [word for word in words if word.replace("-", "_") not in choices]
+    return nearest(wrong[0], choices) if wrong and choices else ""
 
 
 def _word(value: Any) -> str:

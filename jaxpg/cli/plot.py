@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxpg.cli.commands import Plot
 from jaxpg.cli.console import console, say_files
-from jaxpg.cli.run_folder import CONFIG
+from jaxpg.cli.plot_sweep import draw_sweep
+from jaxpg.cli.run_folder import CONFIG, is_sweep, why_not
 
 __all__ = ["Curves", "read_curves", "run_plot"]
 
@@ -34,8 +35,13 @@ def run_plot(command: Plot) -> None:
     from jaxpg.render_canvas import COLORS
 
     _check.optional(_check.number, "target", command.target)
-    groups = read_curves(command.directories, command.metric, command.x)
     path = _check_file(pathlib.Path(command.out).expanduser())
+    sweeps = [each for each in (each.expanduser() for each in command.directories) if is_sweep(each)]
+    if sweeps:
+        with plot.paper_style():
+            _save(draw_sweep(command, sweeps[0]), path)
+        return
+    groups = read_curves(command.directories, command.metric, command.x)
     with plot.paper_style():
         figure, axes = plot.paper_figure(width=5.0, height=3.2)
         for i, group in enumerate(groups):
@@ -56,8 +62,12 @@ def run_plot(command: Plot) -> None:
         labels = {"evaluations", *(group.label for group in groups)}
         shown = [(handle, label) for handle, label in zip(*axes.get_legend_handles_labels()) if label in labels]
         axes.legend(*zip(*shown), loc="best")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        _save(figure, path)
+
+
+def _save(figure: Any, path: pathlib.Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
     say_files(console(), [path])
 
 
@@ -134,6 +144,10 @@ def _rows(file: pathlib.Path) -> Mapping[str, np.ndarray]:
 
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(
+            f"DIR must be the folder of a run, the --out of `jaxpg train`; {why_not(file.parent, file.name)}"
+        ) from None
     except OSError as error:
         raise ValueError(
             f"DIR must be the folder of a run, the --out of `jaxpg train`; {file}: {error.strerror or error}"

@@ -5,15 +5,16 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["CONFIG", "RunFolder", "as_json", "holds_run"]
+__all__ = ["CONFIG", "RunFolder", "as_json", "holds_run", "is_sweep", "why_not"]
 
 CONFIG = "config.yaml"
 # What a run leaves: its own files and those of `train(directory=…)`.
@@ -25,6 +26,33 @@ _FOLDERS = ("checkpoints", "best", "policy", "tensorboard")
 def holds_run(path: pathlib.Path) -> bool:
     """Whether a run has been in the folder."""
     return any((path / name).exists() for name in (CONFIG, "config.json", *_FILES_OF_TRAIN, "checkpoints"))
+
+
+def is_sweep(path: pathlib.Path) -> bool:
+    """Whether it is the directory of a `jaxpg.sweep`."""
+    return (path / "sweep.json").is_file()
+
+
+def why_not(path: pathlib.Path, *files: str) -> str:
+    """Why `path`, which has none of `files`, is not the folder of a run, and what could be meant instead."""
+    if not path.is_dir():
+        return f"{path} is not a folder"
+    if is_sweep(path):
+        return f"{path} is that of a sweep: the same call of jaxpg.sweep goes on with it, `jaxpg plot {path}` draws it"
+    if CONFIG in files and (path / "run.json").is_file():
+        return (
+            f"{path} has no {CONFIG}, it is that of jaxpg.train in Python: the same call goes on with it, "
+            f"`jaxpg plot {path}` draws it"
+        )
+    lacks = f"{path} has {'neither' if len(files) > 1 else 'no ' + ''.join(files)}"
+    if CONFIG not in files and holds_run(path):
+        return f"{lacks}: its run has not come to its first update"
+    runs = sorted(each for each in path.iterdir() if any(os.path.isfile(each / file) for file in files))
+    return f"{lacks}, but there is {_some(runs)}" if runs else lacks
+
+
+def _some(paths: Sequence[pathlib.Path]) -> str:
+    return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0])
 
 
 class RunFolder:

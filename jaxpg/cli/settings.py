@@ -1,6 +1,5 @@
 """What a run of `jaxpg train` is to be: the command line before a file before the presets before the defaults."""
 
-import difflib
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -8,8 +7,9 @@ from typing import Any, NamedTuple
 from jaxpg.cli import kinds
 from jaxpg.cli.options import ALGORITHMS, NETWORKS, Option, algorithm_options, dashed, network_options, run_options
 
-__all__ = ["RECORDED", "Settings", "known_options", "read_config", "resolve"]
+__all__ = ["IN_THE_WEIGHT", "RECORDED", "Settings", "known_options", "owners", "preset", "read_config", "resolve"]
 
+IN_THE_WEIGHT = '--weight "reward_to_go(0.99, discount_states=False)"'
 RECORDED = ("command", "versions")  # What a run's own config.yaml holds besides options.
 _NOT_IN_FILES = ("config", "debug", "overwrite")
 # Options that stand for others: where one was asked for, the preset does not set those.
@@ -157,20 +157,31 @@ def _layered(
     return values, sources
 
 
+def owners(name: str) -> str:
+    """Whose option it is: `--algorithm npg or trpo`; empty for one that every run has."""
+    for choice, having in (
+        ("algorithm", [a for a in ALGORITHMS if name in algorithm_options(a)]),
+        ("network", [n for n in NETWORKS if name in network_options(n)]),
+    ):
+        if having:
+            return f"--{choice} {' or '.join(filter(None, (', '.join(having[:-1]), having[-1])))}"
+    return ""
+
+
 def _refuse(name: str, algorithm: str, network: str, where: str) -> None:
     """Says whose option it is."""
-    argument = f"{where}{name}" if where else dashed(name)
-    owners = [a for a in ALGORITHMS if name in algorithm_options(a)]
-    if owners:
-        raise ValueError(f"{argument} is an option of --algorithm {_either(owners)}; {algorithm} does not have it")
-    owners = [n for n in NETWORKS if name in network_options(n)]
-    raise ValueError(f"{argument} is an option of --network {_either(owners)}; {network} does not have it")
+    from jaxpg._keywords import belongs_to_weight  # Imports jax.
 
-
-def _either(names: list[str]) -> str:
-    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    argument, owner = f"{where}{name}" if where else dashed(name), owners(name)
+    other = algorithm if owner.startswith("--algorithm") else network
+    hint = ""
+    if belongs_to_weight(name, algorithm_options(algorithm)):
+        hint = f": it belongs to the weight, {IN_THE_WEIGHT}"
+    raise ValueError(f"{argument} is an option of {owner}; {other} does not have it{hint}")
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name.replace("-", "_"), [*names, "env"], n=2, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    from jaxpg._keywords import meant  # Imports jax.
+
+    found = meant(name.replace("-", "_"), [*names, "env"])
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""

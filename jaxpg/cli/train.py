@@ -15,7 +15,7 @@ from jaxpg.cli.build import acts_by_mode, make_algorithm, versions
 from jaxpg.cli.commands import Resume, Train
 from jaxpg.cli.console import console, facts, heading, rate, say_files, seconds
 from jaxpg.cli.report import evaluation_fact, say_what_runs
-from jaxpg.cli.run_folder import CONFIG, RunFolder
+from jaxpg.cli.run_folder import CONFIG, RunFolder, why_not
 from jaxpg.cli.settings import Settings, resolve
 
 __all__ = ["progress_lines", "run_resume", "run_train", "settings_of"]
@@ -80,7 +80,7 @@ def run_resume(command: Resume) -> None:
 def settings_of(path: pathlib.Path) -> Settings:
     """What the run in a folder was started with."""
     if not (path / CONFIG).is_file():
-        raise ValueError(f"DIR must be the folder of a run, the --out of `jaxpg train`; {path} has no {CONFIG}")
+        raise ValueError(f"DIR must be the folder of a run, the --out of `jaxpg train`; {why_not(path, CONFIG)}")
     return resolve(None, {"config": [str(path / CONFIG)], "no_preset": ["true"]})
 
 

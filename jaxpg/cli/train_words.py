@@ -5,7 +5,7 @@ import inspect
 import re
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxpg.cli import kinds
 from jaxpg.cli.options import (
@@ -17,11 +17,12 @@ from jaxpg.cli.options import (
     network_options,
     run_options,
 )
-from jaxpg.cli.settings import known_options, preset, resolve
+from jaxpg.cli.settings import Settings, known_options, preset, resolve
+from jaxpg.cli.unknown import known_words, refuse, unknown_option
 
-__all__ = ["parse_train", "with_values"]
+__all__ = ["HELP", "parse_train", "with_values"]
 
-_HELP = ("-h", "--help")
+HELP = ("-h", "--help")
 
 
 def parse_train(words: list[str], about: type, wrapped: Any) -> tuple[str | None, dict[str, list[str]]]:
@@ -32,11 +33,14 @@ def parse_train(words: list[str], about: type, wrapped: Any) -> tuple[str | None
       wrapped: fills a text to the width of the terminal.
     Raises:
       SystemExit: 0 after `--help`, 2 for words that make no sense; what to say has been said.
+      ValueError: an option that there is not.
     """
     words = with_values(words, _flags())
-    if not set(words) & set(_HELP):
+    if not set(words) & set(HELP):
+        if (option := unknown_option(words, known_options())) is not None:
+            _refuse(option, words)
         return _split(words)
-    algorithm, network, line = _chosen([word for word in words if word not in _HELP])
+    algorithm, network, line = _chosen([word for word in words if word not in HELP])
     text = inspect.getdoc(about) or ""
     groups: dict[str, Mapping[str, Option]] = {"run": run_options()}
     if algorithm is None:
@@ -71,15 +75,32 @@ def _split(words: list[str], quiet: bool = False) -> tuple[str | None, dict[str,
 def _chosen(words: list[str]) -> tuple[str | None, str | None, dict[str, Any]]:
     """(algorithm, network, preset) that words name, for their help; None for what they do not."""
     try:
-        env, given = _split(words, quiet=True)
+        given, settings = _settings(words)
         is_asked = "algorithm" in given or "config" in given
-        settings = resolve("" if env is None and "config" not in given else env, given)
         line = preset(settings.run["algorithm"], settings.env)
         has_network = is_asked or "network" in given
         algorithm = settings.run["algorithm"] if is_asked else None
         return algorithm, settings.run["network"] if has_network else None, line
     except (SystemExit, ValueError):
         return None, None, {}
+
+
+def _settings(words: list[str]) -> tuple[dict[str, list[str]], Settings]:
+    """(what was given, what it makes); an environment need not be named."""
+    env, given = _split(words, quiet=True)
+    return given, resolve("" if env is None and "config" not in given else env, given)
+
+
+def _refuse(option: str, words: list[str]) -> NoReturn:
+    """Says that there is no `option`: what the chosen algorithm and network have comes first."""
+    every = known_options()
+    try:
+        settings = _settings(known_words(words, every))[1]
+    except (SystemExit, ValueError):  # Something else is wrong, too: an option of another algorithm, say.
+        settings = resolve("", {})
+    chosen = {**settings.run, **settings.hyperparameters, **settings.network}
+    others = [name for name in every if name not in chosen]
+    refuse(option, f"train --algorithm {settings.run['algorithm']}", chosen, "ENV", others)
 
 
 def _flags() -> dict[str, bool]:
@@ -128,11 +149,13 @@ def _field(option: Option, line: Mapping[str, Any]) -> tuple[str, Any, Any]:
     import tyro
 
     kind = kinds.kind_of(option)
-    default = f"default: {kinds.shown(option.default)}"
+    is_told = option.default is None and re.search(r"\bdefault\b", option.help, re.IGNORECASE)
+    values = [] if is_told else [f"default: {kinds.shown(option.default)}"]
     if option.name in line:
-        default += f"; preset: {kinds.shown(line[option.name])}"
+        values.append(f"preset: {kinds.shown(line[option.name])}")
+    hint = f"({'; '.join(values)})" if values else ""
     text = re.sub(r"\bNone\b", "none", option.help)
-    described = tyro.conf.arg(help=text, help_behavior_hint=f"({default})", name=dashed(option.name)[2:])
+    described = tyro.conf.arg(help=text, help_behavior_hint=hint, name=dashed(option.name)[2:])
     return option.name, typing.Annotated[Any, _words("*" if kind.many else 1, kind.metavar), described], None
 
 

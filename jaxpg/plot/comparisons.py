@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.plot.style import paper_style
+from jaxpg.plot.style import paper_style, show_in_notebooks
 from jaxpg.render_canvas import COLORS
 
 __all__ = ["plot"]
@@ -30,6 +30,7 @@ def plot(dataset: Any, path: str | os.PathLike[str] | None = None) -> Any:
     from jaxpg.comparison.text import check_comparison
 
     check_comparison(dataset)
+    show_in_notebooks()
     timed = not bool(dataset.seconds.isnull().all())
     names = [str(name) for name in dataset.estimator.values]
     places = np.arange(len(names))

@@ -1,6 +1,7 @@
 """How figures look: a paper column's width, colours and line styles for readers with any colour vision."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "paper_figure",
     "paper_style",
     "short",
+    "show_in_notebooks",
     "small_text",
 ]
 
@@ -60,12 +62,21 @@ def paper_figure(width: float = 3.4, height: float = 2.3) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    show_in_notebooks()
     _check.positive("width", width)
     _check.positive("height", height)
     with paper_style():
         figure = Figure((width, height), layout="constrained")
         FigureCanvasAgg(figure)
         return figure, figure.add_subplot()
+
+
+def show_in_notebooks() -> None:
+    """Has notebooks draw a figure that is a cell's last value: IPython learns to only once pyplot is set up in it."""
+    if "IPython" in sys.modules:
+        from matplotlib import pyplot
+
+        pyplot.install_repl_displayhook()
 
 
 def own_axes(height: float = 2.3) -> Any:

@@ -80,16 +80,16 @@ def sweep_curves(
                 f"by: {by} has {len(labels)} values; at most {len(LINE_STYLES)} curves can be told apart: select some"
             )
         parts = [(label, runs.isel({by: i}), along.isel({by: i})) for i, label in enumerate(labels)]
-    groups = {label: _group(part, variable, steps, diverged_score, num_points) for label, part, steps in parts}
+    groups = [(label, _group(part, variable, steps, diverged_score, num_points)) for label, part, steps in parts]
     own = ax is None
     with axes_or_own(ax) as ax:
-        for style, (label, group) in zip(LINE_STYLES, groups.items()):
+        for style, (label, group) in zip(LINE_STYLES, groups):
             text = name if by is None else _runs.shown(label)
             only = by is None
             _draw(ax, group, text, style, statistic, confidence, num_resamples, show_seeds, only)
-        if any(group.ends for group in groups.values()):
+        if any(group.ends for _, group in groups):
             low, high = ax.get_ylim()
-            for style, group in zip(LINE_STYLES, groups.values()):
+            for style, (_, group) in zip(LINE_STYLES, groups):
                 # In view, also where a run had run away before it ended.
                 for step, value in group.ends:
                     ax.plot(
@@ -97,16 +97,16 @@ def sweep_curves(
                         clip_on=False,
                     )  # fmt: skip
             ax.set_ylim(low, high)  # Not without crosses: fixed limits would cut the curves of axes that share them.
-        seeds = _runs.counted([group.num_seeds for group in groups.values()])
+        seeds = _runs.counted([group.num_seeds for _, group in groups])
         ax.set_xlabel(_runs.name_of(runs, x))
         ax.set_ylabel(f"{_runs.name_of(runs, variable)}\n{name} of {seeds}")
         ax.xaxis.set_major_formatter(lambda value, _: short(value))
         ax.margins(x=0.01)
         title = None
         if by is not None:
-            banded = any(group.num_seeds > 1 for group in groups.values())
+            banded = any(group.num_seeds > 1 for _, group in groups)
             title = _runs.name_of(runs, by) + (f" ({100 * confidence:g}% bands)" if banded else "")
-        handles = _handles(ax, any(group.num_diverged for group in groups.values()))
+        handles = _handles(ax, any(group.num_diverged for _, group in groups))
         legend_above(ax, handles, title=title, grow=own)
     return ax
 
