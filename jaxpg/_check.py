@@ -24,6 +24,7 @@ __all__ = [
     "boolean",
     "broadcasting",
     "callable_",
+    "close",
     "count",
     "count_or",
     "described",
@@ -33,6 +34,7 @@ __all__ = [
     "key",
     "named",
     "nearest",
+    "not_nan",
     "number",
     "numbers_array",
     "optional",
@@ -47,10 +49,15 @@ def is_concrete(value: Any) -> bool:
     return not isinstance(value, Tracer)
 
 
+def close(name: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that are spelt nearly like `name`, the closest first; at most three."""
+    return difflib.get_close_matches(str(name), list(names), n=3, cutoff=0.5)
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """`"; did you mean 'CartPole-v1'?"` for the closest of `names`, or an empty string."""
-    close = difflib.get_close_matches(str(name), list(names), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    found = close(name, names)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def named(argument: str, value: Any, accepted: Iterable[str]) -> str:
@@ -250,6 +257,23 @@ def finite(argument: str, tree: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if is_concrete(leaf) and not bool(jnp.all(jnp.isfinite(leaf))):
             raise ValueError(f"{argument}{jax.tree_util.keystr(path)} must be finite; got NaN or infinity in it")
+
+
+def not_nan(argument: str, tree: Any) -> None:
+    """Raises where an array of `tree` is known and holds NaN. Infinity passes: a logit of −∞ is no mistake."""
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    known = [(path, leaf) for path, leaf in found if isinstance(leaf, (jax.Array, np.ndarray)) and is_concrete(leaf)]
+    known = [(path, leaf) for path, leaf in known if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if not known or not _any_nan([leaf for _, leaf in known]):
+        return
+    path = next(path for path, leaf in known if _any_nan([leaf]))
+    raise ValueError(f"{argument}{jax.tree_util.keystr(path)} must be numbers; got NaN in it")
+
+
+@jax.jit
+def _any_nan(leaves: list[Any]) -> jax.Array:
+    """One program for all leaves, so that the host waits once."""
+    return jnp.any(jnp.stack([jnp.any(jnp.isnan(leaf)) for leaf in leaves]))
 
 
 def positive(argument: str, value: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpg._show import compact
 from jaxpg.lanes import EpisodeStatistics, float_dtype
 
 __all__ = ["EpisodeGradients", "GradientEstimate", "Moments", "finish", "merge", "no_moments", "returns_of"]
@@ -24,6 +25,8 @@ class EpisodeGradients(NamedTuple):
     gradient: Any
     score: Any
     discounted_return: jax.Array
+
+    __repr__ = compact
 
 
 class GradientEstimate(NamedTuple):
@@ -77,6 +80,8 @@ class GradientEstimate(NamedTuple):
     utilization: jax.Array
     num_nonfinite: jax.Array
     episodes: Any = None
+
+    __repr__ = compact
 
 
 class Moments(NamedTuple):

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxpg import _check
 from jaxpg._estimate import GradientEstimate
+from jaxpg._show import compact
 
 __all__ = ["NoiseScale", "cosine_similarity_curve", "noise_scale", "required_episodes", "two_batch_noise_scale"]
 
@@ -33,6 +34,8 @@ class NoiseScale(NamedTuple):
     trace: jax.Array
     squared_norm_error: jax.Array
     trace_error: jax.Array
+
+    __repr__ = compact
 
 
 def noise_scale(estimate: GradientEstimate) -> NoiseScale:

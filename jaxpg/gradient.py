@@ -66,6 +66,10 @@ def policy_gradient(
     Episode i depends on `key` and i alone; the arguments from `chunk_size` on change the estimate by rounding only,
     except that `chunk_size` is the default group of baselines that are made of other episodes.
 
+    `jax.jvp` and `jax.jacfwd` differentiate the estimate, its episodes given, in what `weight`, `baseline` and
+    `temperature` hold: an unbiased estimate's derivative in γ is an unbiased one of ∂∇J/∂γ. Not in params, which decide
+    what is played (`jaxpg.dice` is for that). Reverse mode stops at the loops with JAX's error.
+
     Args:
       env: needs an episode limit, `env.max_steps`.
       policy: without memory.

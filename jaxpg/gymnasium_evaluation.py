@@ -65,6 +65,7 @@ def evaluate_gymnasium(
     _check.instance("policy", policy, Policy)
     num_episodes = _check.count("num_episodes", num_episodes)
     deterministic = _check.boolean("deterministic", deterministic)
+    _check.not_nan("params", params)
     if seed is None:
         seed = int(jax.random.randint(jax.random.fold_in(key, _SEED_STREAM), (), 0, 2**30))
     seed = _check.count("seed", seed, 0)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import _check
+from jaxpg._show import compact
 from jaxpg._threefry import fold_in
 from jaxpg.envs.base import Environment
 from jaxpg.envs.check import check_action
@@ -52,6 +53,8 @@ class Trajectory(NamedTuple):
     episode: jax.Array
     time: jax.Array
     valid: jax.Array
+
+    __repr__ = compact
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,8 @@ class EpisodeStatistics(NamedTuple):
     length: jax.Array
     returns: jax.Array
     discounted_returns: jax.Array
+
+    __repr__ = compact
 
 
 def select(mask: jax.Array, when_true: Any, when_false: Any) -> Any:

@@ -18,6 +18,7 @@ from jaxpg import _check, rollout
 from jaxpg import weights as weight_functions
 from jaxpg._batching import any_member
 from jaxpg._plan import default, require_max_steps, row_bytes
+from jaxpg._show import compact
 from jaxpg.baselines import Baseline
 from jaxpg.envs.base import Environment
 from jaxpg.envs.check import check_structure
@@ -44,6 +45,8 @@ class Solution(NamedTuple):
     residual: jax.Array
     quadratic_form: jax.Array
 
+    __repr__ = compact
+
 
 class NaturalGradient(NamedTuple):
     """A natural gradient.
@@ -62,6 +65,8 @@ class NaturalGradient(NamedTuple):
     residual: jax.Array
     quadratic_form: jax.Array
     steps: jax.Array
+
+    __repr__ = compact
 
 
 def fisher_vector_product(

@@ -269,6 +269,24 @@ def test_replicates_at_once_change_nothing():
         np.testing.assert_allclose(other.squared_error, first.squared_error, rtol=1e-5)
 
 
+def test_progress_is_shown_where_it_is_wanted(capsys):
+    """The bar ends at the last estimator; without it, and where nobody looks, nothing is written."""
+    silent = run({"a": noisy(1.0), "b": noisy(2.0)}, progress=False), run({"a": noisy(1.0), "b": noisy(2.0)})
+    assert capsys.readouterr() == ("", "")
+    shown = run({"a[/b]": noisy(1.0), "b": noisy(2.0)}, progress=True, timing_rounds=2)  # No markup of rich's.
+    out, err = capsys.readouterr()
+    assert "compare on" in err and "2 timing rounds" in err and not out
+    for found in silent:
+        np.testing.assert_array_equal(found.variance, shown.variance)
+
+
+def test_every_batch_of_gradients_is_told():
+    told = []
+    keys = jax.random.split(jax.random.key(0), 5)
+    replicates.replicates("a", lambda key, params: params, jnp.ones(2), keys, 1, 2, lambda *done: told.append(done))
+    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
 def test_dataset_is_labelled():
     dataset = run(num_replicates=5, timing_rounds=2)
     assert dict(dataset.sizes) == {"estimator": 3, "replicate": 5, "round": 2}

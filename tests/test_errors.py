@@ -97,6 +97,11 @@ def behavior(env=None):
     return other, other.init(key())
 
 
+def nan_params():
+    params = policy().init(key())
+    return {**params, "head": {**params["head"], "bias": jnp.full(2, jnp.nan)}}
+
+
 def impossible_actions():
     """Stored episodes of a policy that could not have taken their actions."""
     return stored(log_prob=lambda t: t.log_prob - jnp.inf, options={"importance_sampling": "trajectory"})
@@ -403,6 +408,16 @@ CASES = {
     "params that are not finite": (
         ValueError, "['bias'] must be finite",
         lambda: estimate(params=jax.tree.map(lambda x: x * jnp.nan, policy().init(key())))),
+    "NaN in params to evaluate": (
+        ValueError, "params['head']['bias'] must be numbers",
+        lambda: jaxpg.evaluate(key(), line(), policy(), nan_params(), num_episodes=2)),
+    "NaN in params to evaluate by many keys": (
+        ValueError, "params['head']['bias'] must be numbers",
+        lambda: jax.vmap(lambda k: jaxpg.evaluate(k, line(), policy(), nan_params(), num_episodes=2))(
+            jax.random.split(key()))),
+    "NaN in params for gymnasium": (
+        ValueError, "params['head']['bias'] must be numbers",
+        lambda: jaxpg.evaluate_gymnasium(key(), gymnasium_env(), policy(), nan_params(), num_episodes=2)),
     "a value that is not finite": (
         ValueError, "gradient: its norm", lambda: estimate(weight=weights.gae(0.9, 0.9, value=lambda o: jnp.nan))),
     "integer params to learn": (
@@ -489,6 +504,19 @@ CASES = {
         ValueError, "(3, 2)",
         lambda: exact.chain(3, horizon=4).objective(
             jaxpg.policies.tabular(exact.chain(5, horizon=4).environment()), jnp.zeros((5, 2)))),
+    "squashed choices": (
+        ValueError, "squash='tanh' is for actions that are real numbers",
+        lambda: jaxpg.policies.mlp(discrete(), squash=True)),
+    "squashed choices of another network": (
+        ValueError, "squash='beta'",
+        lambda: jaxpg.policies.from_network(discrete(), (lambda k: {}, lambda p, o: o), squash="beta")),
+    "deviations of choices": (
+        ValueError, "state_dependent_std=True",
+        lambda: jaxpg.policies.recurrent(discrete(), state_dependent_std=True)),
+    "a log_std of choices": (
+        ValueError, "log_std_init=-1.0", lambda: jaxpg.policies.mlp(discrete(), log_std_init=-1.0)),
+    "scores upside down": (
+        ValueError, "low must be below high", lambda: stats.normalize([1.0, 2.0], 500.0, 20.0)),
     "words for a bandit": (TypeError, "means", lambda: exact.bandit("a")),
     "half an integer": (TypeError, "low", lambda: sweeps.integers(0.5, 3)),
     "one setting for a list": (TypeError, "settings", lambda: sweeps.samples({"a": 1})),
@@ -531,7 +559,7 @@ def test_hints_leave_signatures_alone():
 def test_what_is_also_called_something_exists():
     functions = (jaxpg.ppo, jaxpg.train, jaxpg.sweep, jaxpg.evaluate, jaxpg.policies.mlp)
     names = set().union(*(inspect.signature(function).parameters for function in functions))
-    assert set(_ALSO_CALLED) <= names
+    assert set(_ALSO_CALLED) - {"out"} <= names  # An option of the command line alone.
 
 
 def test_there_are_many_cases():

@@ -489,3 +489,29 @@ print("same", len(devices))
 @pytest.mark.slow
 def test_devices_give_the_same_estimate(run_in_subprocess):
     assert "same 8" in run_in_subprocess(DEVICES, devices=8)
+
+
+WEIGHTS_BY_DISCOUNT = {
+    "total return": lambda discount, value, q: weights.total_return(discount),
+    "reward-to-go": lambda discount, value, q: weights.reward_to_go(discount),
+    "gae": lambda discount, value, q: weights.gae(discount, 0.7, value),
+    "n-step": lambda discount, value, q: weights.n_step(discount, 2, value),
+    "all actions": lambda discount, value, q: weights.all_action(discount, q),
+}
+
+
+@pytest.mark.parametrize("name", list(WEIGHTS_BY_DISCOUNT))
+def test_derivative_in_the_discount(name, x64):
+    """Forward mode gives the estimate's own derivative: that of finite differences of the same episodes."""
+    env = jaxpg.exact.chain(3, horizon=4).environment()
+    policy = jaxpg.policies.tabular(env)
+    params = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)))
+
+    def gradient(discount):
+        weight = WEIGHTS_BY_DISCOUNT[name](discount, lambda s: 0.3 * s, lambda s, a: 0.2 * s - a)
+        return jaxpg.policy_gradient(env, policy, num_episodes=16, weight=weight)(jax.random.key(0), params).gradient
+
+    found = jax.jvp(gradient, (0.8,), (1.0,))[1]
+    want = (gradient(0.8 + 1e-5) - gradient(0.8 - 1e-5)) / 2e-5
+    assert np.abs(want).max() > 1e-2
+    np.testing.assert_allclose(found, want, atol=1e-7)

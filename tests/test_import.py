@@ -58,6 +58,21 @@ def test_import_loads_light_packages_only(fresh_import, modules):
     )
 
 
+EVERY_ATTRIBUTE = """
+IMPORTS
+print(*(name for name in NAMES if not hasattr(jaxpg, name)))
+print(*(name for name in NAMES if name not in dir(jaxpg)))
+"""
+
+
+def test_every_public_module_is_an_attribute_of_the_package(fresh_import):
+    """In a Python that has imported nothing but jaxpg: an earlier import of the module would make it one, too."""
+    names = {module.name for module in pkgutil.iter_modules(jaxpg.__path__)} - {"cli"}
+    public = sorted(name for name in names if not name.startswith("_"))
+    assert {"gradient", "landscape", "stored"} <= set(public)
+    assert fresh_import(EVERY_ATTRIBUTE.replace("NAMES", repr(public)), "jaxpg") == []
+
+
 @pytest.mark.parametrize("modules", [["jaxpg"], MODULES], ids=["jaxpg", "every module"])
 def test_import_starts_no_backend(fresh_import, modules):
     assert fresh_import(CHOOSE_DEVICES, *modules) == ["3"]

@@ -54,3 +54,14 @@ def test_pythons_are_those_that_the_metadata_names():
     classifiers = [line.rpartition(" ")[2] for line in PROJECT["project"]["classifiers"] if "Python :: 3." in line]
     assert pythons == classifiers
     assert PROJECT["project"]["requires-python"] == f">={pythons[0]}"
+
+
+def test_lines_that_install_jaxpg_work_before_it_is_on_pypi():
+    from jaxpg import _install
+
+    assert _install.line("brax") == 'pip install "jaxpg[brax] @ git+https://github.com/jaxpg/jaxpg"'
+    folders = [ROOT / folder for folder in ("docs", "jaxpg", "notebooks")]
+    pages = [file for folder in folders for ending in ("md", "py") for file in folder.rglob(f"*.{ending}")]
+    for file in [ROOT / "README.md", *pages]:
+        for line in re.findall(r"pip install .*?[\"']jaxpg.*", file.read_text(encoding="utf-8")):
+            assert " @ " in line, f"{file}: {line}"

@@ -458,8 +458,8 @@ def test_normalized_scores():
         stats.normalize(named, {"a": 1.0}, 2.0, task_dim="task")
     with pytest.raises(ValueError, match="task"):
         stats.normalize(named, low.isel(task=[0]), 2.0)
-    for bounds in ((1.0, 1.0), ([0.0, 1.0], [1.0, 1.0])):
-        with pytest.raises(ValueError, match="low and high must differ"):
+    for bounds in ((1.0, 1.0), ([0.0, 1.0], [1.0, 1.0]), (2.0, 1.0), ([0.0, 2.0], [1.0, 1.0])):
+        with pytest.raises(ValueError, match="low must be below high"):
             stats.normalize(scores, *bounds)
     with pytest.raises(ValueError, match="high must broadcast"):
         stats.normalize(scores, 0.0, [1.0, 2.0, 3.0])

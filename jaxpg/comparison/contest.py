@@ -1,6 +1,6 @@
 """`compare`: several estimators of one gradient, on the same episodes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from jaxpg.comparison.replicates import (
 )
 from jaxpg.envs.base import Environment
 from jaxpg.policies.base import Policy
+from jaxpg.training.progress import Progress
 
 __all__ = ["compare"]
 
@@ -54,6 +55,7 @@ def compare(
     discount: Any = None,
     timing_rounds: int = 7,
     replicates_at_once: int | None = None,
+    progress: bool | None = None,
 ) -> Any:
     """Bias², variance, mean squared error, time and memory of several estimators of ∇J(θ), each with its error.
 
@@ -75,6 +77,7 @@ def compare(
       discount: γ of the reference's J; by default that of the estimators' weights, which must then agree.
       timing_rounds: rounds for `seconds`; 0 leaves time and memory out (NaN).
       replicates_at_once: replicates that are mapped over together; None: as many as have a million steps.
+      progress: draw a progress bar; default: where the output is a terminal.
     Returns:
       An `xarray.Dataset` over `estimator` (and `replicate`, `round`): `bias_squared`, `variance`, `mean_squared_error`,
       `mean_squared_error_ratio`, `cosine_similarity`, `seconds`, `efficiency`, each with `…_error`, its standard error;
@@ -88,28 +91,38 @@ def compare(
     num_replicates = _check.count("num_replicates", num_replicates, 4)
     timing_rounds = _check.count("timing_rounds", timing_rounds, 0)
     replicates_at_once = _check.optional(_check.count, "replicates_at_once", replicates_at_once)
+    _check.optional(_check.boolean, "progress", progress)
     key = check_problem(env, policy, params, key)
     replicate_key, timing_key, reference_key = (jax.random.fold_in(key, i) for i in range(3))
     functions = estimator_functions(env, policy, params, estimators, num_episodes, key)
-    exact = find_truth(
-        env, policy, params, truth, reference_key, reference_episodes, lambda: common_discount(estimators, discount)
-    )
-
     keys = jax.random.split(replicate_key, num_replicates)
     sizes = [options.get("num_episodes") for options in estimators.values() if isinstance(options, Mapping)]
     steps_each = max([num_episodes, *(size for size in sizes if isinstance(size, int))]) * (env.max_steps or 1)
     found = {}
-    for name, function in functions.items():
-        gradients = replicates(f"estimators[{name!r}]", function, params, keys, steps_each, replicates_at_once)
-        moments = gradient_moments(gradients, exact)
-        found[name] = moments._asdict() | _with_error(
-            "cosine_similarity", *mean_and_error(cosines(gradients, exact.gradient))
+    with Progress(f"compare on {env.name}", len(functions) + (truth is None), progress) as bar:
+        exact = find_truth(
+            env,
+            policy,
+            params,
+            truth,
+            reference_key,
+            reference_episodes,
+            lambda: common_discount(estimators, discount),
+            _shown(bar, "reference", 0),
         )
+        for place, (name, function) in enumerate(functions.items(), truth is None):
+            argument, shown = f"estimators[{name!r}]", _shown(bar, name, place)
+            gradients = replicates(argument, function, params, keys, steps_each, replicates_at_once, shown)
+            moments = gradient_moments(gradients, exact)
+            found[name] = moments._asdict() | _with_error(
+                "cosine_similarity", *mean_and_error(cosines(gradients, exact.gradient))
+            )
+        bar.show(len(functions) + (truth is None), f"{timing_rounds} timing rounds")
+        measured = _timed(functions, params, timing_key, timing_rounds)
     rows = list(found.values())
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "squared_errors"}
     squared_errors = np.stack([row["squared_errors"] for row in rows])
     columns |= _ratios(squared_errors)
-    measured = _timed(functions, params, timing_key, timing_rounds)
     columns |= {name: value for name, value in measured.items() if name != "round_seconds"}
     columns |= _efficiency(columns)
     attributes = {
@@ -139,6 +152,11 @@ def labelled(
         text, units = descriptions[known]
         variable.attrs = {"long_name": text if known == name else f"standard error of {known}", "units": units}
     return dataset
+
+
+def _shown(bar: Progress, name: str, place: int) -> Callable[[int, int], None]:
+    """Shows how far an estimator is, for which `place` others are done."""
+    return lambda done, of: bar.show(place + done / of, f"{name}: {done} of {of} gradients")
 
 
 def _with_error(name: str, value: Any, error: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpg import _check
+from jaxpg._show import compact
 
 __all__ = ["GradientMoments", "Truth", "cosines", "gradient_moments", "mean_and_error"]
 
@@ -27,6 +28,8 @@ class Truth(NamedTuple):
     gradient: np.ndarray
     parts: np.ndarray | None = None
     description: str = "exact"
+
+    __repr__ = compact
 
     @property
     def squared_error(self) -> float:
@@ -44,6 +47,8 @@ class GradientMoments(NamedTuple):
     mean_squared_error: float
     mean_squared_error_error: float
     squared_errors: np.ndarray
+
+    __repr__ = compact
 
 
 def gradient_moments(gradients: np.ndarray, truth: Truth) -> GradientMoments:

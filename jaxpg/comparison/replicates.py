@@ -20,6 +20,7 @@ from jaxpg.weights import Weight
 __all__ = ["check_problem", "common_discount", "estimator_functions", "find_truth", "gradient_function", "replicates"]
 
 Gradient = Callable[[Any, Any], Any]
+Shown = Callable[[int, int], None]
 
 NUM_PARTS = 32  # Independent parts of a reference: their spread is its error.
 STEPS_AT_ONCE = 2**20  # Replicates are mapped over together as long as their longest episodes have no more steps.
@@ -109,13 +110,20 @@ def _check_like_params(what: str, tree: Any, params: Any) -> None:
 
 
 def replicates(
-    argument: str, function: Gradient, params: Any, keys: jax.Array, steps_each: int, at_once: int | None = None
+    argument: str,
+    function: Gradient,
+    params: Any,
+    keys: jax.Array,
+    steps_each: int,
+    at_once: int | None = None,
+    shown: Shown | None = None,
 ) -> np.ndarray:
     """Gradients of all keys [R, P], in 64 bits on the host; `at_once` of them are computed together.
 
     Args:
       argument: names the estimator in messages.
       steps_each: most steps of one replicate, from which `at_once` follows where it is None.
+      shown: called with the number of gradients that are there, and of how many.
     Raises:
       ValueError: a gradient is not finite.
     """
@@ -133,6 +141,8 @@ def replicates(
         # The last batch is filled up from the front, so that one program serves all.
         chosen = np.arange(start, start + at_once) % num_replicates
         rows.append(np.asarray(together(keys[chosen], params), np.float64).reshape(at_once, -1))
+        if shown is not None:
+            shown(min(start + at_once, num_replicates), num_replicates)
     gradients = np.concatenate(rows)[:num_replicates]
     wrong = num_replicates - int(np.isfinite(gradients).all(1).sum())
     if wrong:
@@ -148,10 +158,11 @@ def find_truth(
     key: jax.Array,
     reference_episodes: int,
     discount: Callable[[], Any],
+    shown: Shown | None = None,
 ) -> Truth:
     """`truth` as given (a pytree, or a problem that knows its gradient), or for None by sampling."""
     if truth is None:
-        return _reference(env, policy, params, key, reference_episodes, discount())
+        return _reference(env, policy, params, key, reference_episodes, discount(), shown)
     if isinstance(truth, FiniteMDP) and env.observation_space != (space := truth.environment().observation_space):
         raise ValueError(
             f"truth must be the problem that env plays, with the observations {env.observation_space}; got {space}"
@@ -166,7 +177,13 @@ def find_truth(
 
 
 def _reference(
-    env: Environment, policy: Policy, params: Any, key: jax.Array, num_episodes: int, discount: Any
+    env: Environment,
+    policy: Policy,
+    params: Any,
+    key: jax.Array,
+    num_episodes: int,
+    discount: Any,
+    shown: Shown | None,
 ) -> Truth:
     """∇J from `num_episodes` episodes, in independent parts; reward-to-go with leave-one-out has no bias."""
     num_episodes = _check.count("reference_episodes", num_episodes, 2 * NUM_PARTS)
@@ -174,7 +191,7 @@ def _reference(
     options = {"weight": weights.reward_to_go(discount), "baseline": baselines.leave_one_out(), "num_episodes": each}
     function = gradient_function("reference", env, policy, options)
     keys = jax.random.split(key, NUM_PARTS)
-    parts = replicates("reference", function, params, keys, each * (env.max_steps or 1))
+    parts = replicates("reference", function, params, keys, each * (env.max_steps or 1), shown=shown)
     return Truth(parts.mean(0), parts, f"reference of {each * NUM_PARTS:,} episodes")
 
 

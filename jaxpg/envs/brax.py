@@ -14,8 +14,12 @@ What it changes:
 - No action is repeated, and `step` leaves the state that it is given alone, whose `metrics` brax writes into.
 """
 
+import contextlib
 import importlib
 import inspect
+import io
+import sys
+import warnings
 from typing import Any
 
 import jax
@@ -75,7 +79,8 @@ def make(name: str, max_steps: int | None, parameters: dict[str, Any]) -> Enviro
         known += [argument for argument in pipeline if argument not in known]
     check_names(title, parameters, known)
     try:
-        with jax.ensure_compile_time_eval():
+        with jax.ensure_compile_time_eval(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Brax System", UserWarning)  # That brax is no longer developed.
             env = envs.get_environment(name, **parameters)
     except (AssertionError, TypeError, ValueError, NotImplementedError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in parameters.items())
@@ -88,8 +93,18 @@ def make(name: str, max_steps: int | None, parameters: dict[str, Any]) -> Enviro
 
 def _imported() -> Any:
     """brax.envs, whose modules may make arrays when imported: inside a trace those would be tracers, and stay."""
-    with jax.ensure_compile_time_eval():
+    if "brax.envs" in sys.modules:
         return importlib.import_module("brax.envs")
+    printed = io.StringIO()
+    try:
+        with jax.ensure_compile_time_eval(), contextlib.redirect_stdout(printed):
+            return importlib.import_module("brax.envs")
+    finally:  # MuJoCo prints that it found no warp, which nothing here needs.
+        print(
+            *(line for line in printed.getvalue().splitlines(True) if not line.startswith("Failed to import")),
+            sep="",
+            end="",
+        )
 
 
 def _render(env: Any) -> Any:

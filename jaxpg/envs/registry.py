@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxpg import _check
+from jaxpg import _check, _install
 from jaxpg.envs import _gymnax_make
 from jaxpg.envs._parameters import Kept
 from jaxpg.envs.base import Environment
@@ -23,7 +23,7 @@ class Suite(NamedTuple):
       module: its adapter, which has `available()`, the names; `make(name, max_steps, parameters)` for one of them; and
         `refusal(name)`, why another is not offered, where there are such.
       package: what must be importable for it.
-      extra: what `pip install "jaxpg[…]"` calls it.
+      extra: what `pip install "jaxpg[…] @ …"` calls it.
     """
 
     module: str
@@ -118,5 +118,5 @@ def suite_module(suite: str) -> ModuleType:
     """The adapter of a suite, or an ImportError with the line that installs what it needs."""
     facts = SUITES[suite]
     if not facts.is_installed:
-        raise ImportError(f'the environments of {suite} need it: pip install "jaxpg[{facts.extra}]"')
+        raise ImportError(f"the environments of {suite} need it: {_install.line(facts.extra)}")
     return importlib.import_module(facts.module)

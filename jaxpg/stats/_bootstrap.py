@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxpg import _check
+from jaxpg._show import compact
 
 __all__ = ["Interval", "Options", "Sample", "bootstrap", "options"]
 
@@ -25,6 +26,8 @@ class Interval(NamedTuple):
     estimate: Any
     low: Any
     high: Any
+
+    __repr__ = compact
 
     def to_dataframe(self) -> Any:
         """A `pandas.DataFrame` with the columns estimate, low and high.

@@ -58,7 +58,7 @@ def normalize(scores: Any, low: Any, high: Any, *, task_dim: Any = None) -> Any:
         mappings {task: score}.
       task_dim: for mappings, the dimension whose coordinates they name.
     Raises:
-      ValueError: low and high are equal somewhere, not finite, or have not exactly the tasks of the scores.
+      ValueError: low is not below high somewhere, or they are not finite, or have not exactly the tasks of the scores.
     """
     array, dims = _scores.checked("scores", scores)
     labelled = _scores.is_labelled(scores)
@@ -285,5 +285,7 @@ def _check_range(low: np.ndarray, high: np.ndarray) -> None:
     for name, bound in (("low", low), ("high", high)):
         if not np.isfinite(bound).all():
             raise ValueError(f"{name} must be finite; got {bound}")
-    if not np.all(high - low != 0.0):
-        raise ValueError(f"low and high must differ for every task; got {low} and {high}")
+    if not np.all(low < high):
+        raise ValueError(
+            f"low must be below high for every task; got {low} and {high}: where less is better, give all three negated"
+        )

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from jaxpg import _check
+from jaxpg._show import compact
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.policies.base import Policy
 from jaxpg.training._describe import about, differences, from_host, is_key, leaves_of, state_shapes, to_host, versions
@@ -50,6 +51,8 @@ class Checkpoint(NamedTuple):
     seconds: float
     info: Mapping[str, Any]
     path: pathlib.Path
+
+    __repr__ = compact
 
 
 def load_checkpoint(directory: Any, algorithm: Algorithm, update: int | None = None) -> Checkpoint:

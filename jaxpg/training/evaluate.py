@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxpg import _check, rollout
 from jaxpg._keywords import hinted
 from jaxpg._plan import default, require_max_steps
+from jaxpg._show import compact
 from jaxpg.envs.base import Environment
 from jaxpg.envs.check import check_structure
 from jaxpg.lanes import Player
@@ -21,6 +22,8 @@ class Evaluation(NamedTuple):
 
     returns: jax.Array
     lengths: jax.Array
+
+    __repr__ = compact
 
 
 @hinted
@@ -44,7 +47,8 @@ def evaluate(
       deterministic: take the mode of the policy's distribution instead of a sample.
       num_lanes: episodes played side by side; default as in `policy_gradient`.
     Raises:
-      ValueError, TypeError: for arguments out of range or an environment without a limit.
+      ValueError, TypeError: for arguments out of range, an environment without a limit, and, where `params` are
+        concrete, NaN in them.
     """
     key = _check.key("key", key)
     check_structure(_check.instance("env", env, Environment))
@@ -53,8 +57,11 @@ def evaluate(
     deterministic = _check.boolean("deterministic", deterministic)
     num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
     longest = require_max_steps(env)
+    outside_jit = _check.is_concrete(jnp.zeros(()))
+    if outside_jit:
+        _check.not_nan("params", params)
     # Inside a transformation nothing may be kept: the environment may hold values that live no longer than it.
-    play = _play_compiled if _check.is_concrete(jnp.zeros(())) and _check.is_concrete(key) else _play
+    play = _play_compiled if outside_jit and _check.is_concrete(key) else _play
     return play(env, policy, num_episodes, num_lanes, longest, deterministic, key, params)
 
 

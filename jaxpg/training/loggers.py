@@ -156,9 +156,7 @@ class _TensorBoard:
         try:
             import tensorboardX  # noqa: F401
         except ImportError as error:
-            raise ImportError(
-                "loggers.tensorboard needs tensorboardX: pip install 'jaxpg[logging]', or pip install tensorboardX"
-            ) from error
+            raise ImportError("loggers.tensorboard needs tensorboardX: pip install tensorboardX") from error
         self._directory = str(directory)
         self._writer: Any = None
         self._purge: int | None = None

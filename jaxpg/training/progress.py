@@ -1,4 +1,4 @@
-"""A live progress bar for runs, drawn between compiled blocks."""
+"""A live progress bar for runs and comparisons, drawn between compiled blocks."""
 
 import math
 import sys
@@ -16,13 +16,13 @@ __all__ = ["Progress", "title"]
 class Progress:
     """Shows steps, steps per second, the newest returns and the remaining time; silent if not wanted.
 
-    `title` says what is run; `taken` are the steps that were done before, where a run goes on: they do not count for
-    the speed.
+    `title` says what is run, `total` how many steps; `taken` are those that were done before, where a run goes on: they
+    do not count for the speed. What is counted in something else than steps is told by `show`.
     """
 
-    def __init__(self, title: str, num_env_steps: int, wanted: bool | None, taken: int = 0):
+    def __init__(self, title: str, total: int, wanted: bool | None, taken: int = 0):
         self._bar: Any = None
-        self._total, self._before = num_env_steps, taken
+        self._total, self._before = total, taken
         self._start = time.perf_counter()
         self._return = "no episode has ended yet"
         if is_writer() and (sys.stderr.isatty() if wanted is None else wanted):
@@ -31,19 +31,23 @@ class Progress:
             from rich.progress import Progress as RichProgress
 
             self._bar = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
-                TextColumn("{task.fields[status]}"),
+                TextColumn("{task.fields[status]}", markup=False),
                 TimeRemainingColumn(compact=True),
                 console=Console(stderr=True),
                 refresh_per_second=4,
             )
-            done = min(taken, num_env_steps)
-            self._task = self._bar.add_task(title, total=num_env_steps, completed=done, status="compiling")
+            self._task = self._bar.add_task(title, total=total, completed=min(taken, total), status="compiling")
 
     def __enter__(self) -> "Progress":
         if self._bar is not None:
-            self._bar.start()
+            from rich.errors import LiveError
+
+            try:
+                self._bar.start()
+            except LiveError:  # Something else is drawn already, and older versions of rich draw one thing at a time.
+                self._bar = None
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -70,11 +74,14 @@ class Progress:
             self._return = f"return {finished[-1]:.1f}"
         rate = (taken - self._before) / max(time.perf_counter() - self._start, 1e-9)
         evaluated = "" if evaluation is None else f" · evaluated {evaluation['episode_return']:.1f}"
-        self._bar.update(
-            self._task,
-            completed=min(taken, self._total),
-            status=f"{_short(taken)} / {_short(self._total)} steps · {_short(rate)}/s · {self._return}{evaluated}",
+        self.show(
+            taken, f"{_short(taken)} / {_short(self._total)} steps · {_short(rate)}/s · {self._return}{evaluated}"
         )
+
+    def show(self, done: float, status: str) -> None:
+        """`done` of the total are done; `status` stands behind the bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=min(done, self._total), status=status)
 
 
 def title(algorithm: Any) -> str:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from jaxpg import _check, _mesh
 from jaxpg._keywords import hinted
+from jaxpg._show import compact
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.lanes import strong
 from jaxpg.training._evaluator import Evaluator
@@ -34,8 +35,8 @@ class TrainResult:
     """What a run leaves.
 
     Fields:
-      params: the policy's, after the last update.
-      state: the algorithm's state, with which `train(..., state=…)` goes on.
+      params: the policy's, after the last update; on one device, also after a run with a mesh.
+      state: the algorithm's state, with which `train(..., state=…)` goes on; over the mesh of the run.
       history: metric -> numpy array [update]; `total_env_steps` counts up to and including the update.
       num_env_steps, num_updates: what was done, exactly; with a directory, since the run's first start.
       seconds: wall time; the first block includes compiling.
@@ -58,6 +59,8 @@ class TrainResult:
     best_params: Any = None
     best_return: float | None = None
     num_nonfinite: int = 0
+
+    __repr__ = compact
 
 
 @hinted

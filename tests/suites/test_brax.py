@@ -1,6 +1,8 @@
 """brax's environments, held against brax's own loop."""
 
 import inspect
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -294,3 +296,10 @@ def test_nothing_of_it_is_imported_with_jaxpg(run_in_subprocess):
         print([name for name in ("brax", "mujoco", "mujoco_playground") if name in sys.modules])
     """
     assert run_in_subprocess(code).split()[-1] == "[]"
+
+
+def test_nothing_is_printed():
+    """What brax and MuJoCo say of packages that nobody needs, and of brax's future, is not the user's concern."""
+    program = "import jaxpg; jaxpg.make('brax/inverted_pendulum')"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("", "")
