@@ -35,11 +35,8 @@ if importlib.util.find_spec("jaxpg") is None or importlib.util.find_spec("brax")
     pass
 
 # %%
-import contextlib
-import io
 import os
 import sys
-import warnings
 
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_enable_concurrency_optimized_scheduler=false")
 if sys.platform == "linux":
@@ -65,9 +62,7 @@ SIZES = {  # steps of each run on the cart and the pendulum, seeds, episode limi
 sizes = SIZES[SIZE]
 seeds = sizes["seeds"]
 
-# As it is imported, brax says that MuJoCo's port to Warp is missing and that brax is no longer developed further.
-with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
-    env = jaxpg.make("brax/inverted_pendulum", max_steps=sizes["limit"])
+env = jaxpg.make("brax/inverted_pendulum", max_steps=sizes["limit"])
 env
 
 # %% [markdown]

@@ -1,8 +1,11 @@
 """Notebooks are what their sources say, were executed, and show no path of a machine. `make notebooks` runs them."""
 
 import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -39,3 +42,18 @@ def test_notebooks_are_those_that_the_page_and_the_readme_name():
     for page in ("README.md", "docs/notebooks.md"):
         text = (NOTEBOOKS.parent / page).read_text(encoding="utf-8")
         assert set(re.findall(r"notebooks/(\w+)\.ipynb", text)) == {path.stem for path in SOURCES}, page
+
+
+def test_the_first_figure_is_drawn():
+    """A figure that no pyplot made, as `comparison.plot` gives, is a picture also where nothing was drawn before."""
+    pytest.importorskip("matplotlib_inline")
+    program = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.run_cell("from jaxpg.plot.style import paper_figure; figure, _ = paper_figure()", silent=True)
+data, _ = shell.display_formatter.format(shell.user_ns["figure"])
+print("image/png" in data)
+"""
+    environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout.split()[-1] == "True"
