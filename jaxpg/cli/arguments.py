@@ -23,7 +23,8 @@ __all__ = ["parse"]
 
 _ABOUT = """Policy gradients of whole episodes, in one compiled step.
 
-`jaxpg COMMAND --help` explains a command's options. Start with `jaxpg demo`."""
+`jaxpg COMMAND --help` explains a command's options. Start with `jaxpg demo`.
+`jaxpg --version` tells the versions of jaxpg and JAX."""
 
 
 def parse(words: list[str]) -> Any:

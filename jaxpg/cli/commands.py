@@ -92,7 +92,7 @@ class Gradient(Command):
     """
 
     env: EnvironmentName
-    """The environment; `jaxpg envs` lists them."""
+    """The environment: a name that `jaxpg envs` lists, or MODULE:NAME, one of your own (see `jaxpg check-env`)."""
     num_episodes: int = 4_096
     """Whole episodes to average over."""
     weight: Literal["reward-to-go", "total-return"] = "reward-to-go"

@@ -134,9 +134,9 @@ def _as_class(groups: Mapping[str, Mapping[str, Option]], line: Mapping[str, Any
     """A dataclass for tyro: ENV, and one of options for each group. Values are the words."""
     import tyro
 
+    about = "The environment: a name that `jaxpg envs` lists, or MODULE:NAME, one of your own (see `jaxpg check-env`)."
     env = typing.Annotated[
-        Any, _words(1, "ENV"), tyro.conf.Positional,
-        tyro.conf.arg(help="The environment; `jaxpg envs` lists them.", help_behavior_hint=""),
+        Any, _words(1, "ENV"), tyro.conf.Positional, tyro.conf.arg(help=about, help_behavior_hint=""),
     ]  # fmt: skip
     fields: list[Any] = [("env", env, None)]
     for group, options in groups.items():
