@@ -67,11 +67,13 @@ def start_segments(env: Environment, policy: Policy, key: Any, num_lanes: int) -
     num_lanes = _check.count("num_lanes", num_lanes)
     key = _check.key("key", key)
     keys = jax.vmap(lambda lane: KeyWords.of(fold_in(key, lane)))(jnp.arange(num_lanes, dtype=jnp.uint32))
-    first = jnp.zeros(num_lanes, jnp.int32)
+    # Each lane's first two episodes, in one call: the environment's reset is compiled once.
+    episodes = jnp.broadcast_to(jnp.arange(2, dtype=jnp.int32)[:, None], (2, num_lanes))
+    first_two = jax.vmap(lambda episode: _fresh(player, keys, episode))(episodes)
     return SegmentState(
-        lanes=_fresh(player, keys, first),
+        lanes=jax.tree.map(lambda x: x[0], first_two),
         key=keys,
-        spare=_fresh(player, keys, first + 1),
+        spare=jax.tree.map(lambda x: x[1], first_two),
         spent=jnp.zeros(num_lanes, bool),
     )
 

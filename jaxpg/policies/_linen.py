@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg import _check
+from jaxpg import _check, _compile
 from jaxpg.policies._cells import CELLS, advance, zero_carry
 from jaxpg.policies._orthogonal import orthogonal
 from jaxpg.policies._product import dot_general, product
@@ -56,6 +56,7 @@ def network_functions(trunk: Trunk, heads: tuple[Head, ...], dtype: Any) -> Func
     heads = tuple((name, size, _check.number("head_gain", gain)) for name, size, gain in heads)
     module = _network_module()(trunk, heads, dtype)
 
+    @_compile.quickly
     def init(key: jax.Array) -> Any:
         return dict(module.init(key, jnp.zeros(trunk.input_shape), trunk.initial_carry())["params"])
 

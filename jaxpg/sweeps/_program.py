@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpg import _compile
 from jaxpg._mesh import along_devices, sharded
 from jaxpg.algorithms._parts import finite
 from jaxpg.algorithms.types import Algorithm
@@ -39,11 +40,6 @@ def in_slices(step: Callable, *args: Any) -> Any:
         return done
     rest = every(*jax.tree.map(lambda x: x[whole:], args))
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), done, rest)
-
-
-def compiler_options() -> dict[str, Any]:
-    """XLA's concurrency-optimised CPU scheduler makes more of what can block the threads; the plain one is as fast."""
-    return {"xla_cpu_enable_concurrency_optimized_scheduler": False} if jax.default_backend() == "cpu" else {}
 
 
 class Block(NamedTuple):
@@ -145,4 +141,4 @@ class Program:
         if self.mesh is not None:  # Said again: arrays without entries would be laid out otherwise.
             options["out_shardings"] = jax.tree.map(functools.partial(sharded, self.mesh), axes)
         laid_out = along_devices(self.mesh, function, cut=cut, axes=axes)
-        return jax.jit(laid_out, compiler_options=compiler_options(), **options)
+        return jax.jit(laid_out, compiler_options=_compile.for_many_runs(), **options)

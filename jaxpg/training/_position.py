@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpg import _mesh
+from jaxpg import _compile, _mesh
 from jaxpg.algorithms.types import Algorithm
 from jaxpg.lanes import strong
 from jaxpg.training._hosts import put
@@ -80,7 +80,7 @@ def play_block(
 
 def start(algorithm: Algorithm, mesh: Mesh | None, key: Any) -> Any:
     """The algorithm's first state."""
-    return lay_out(algorithm, mesh, strong(jax.jit(algorithm.init)(key)))
+    return lay_out(algorithm, mesh, strong(_compile.quickly(algorithm.init)(key)))
 
 
 def lay_out(algorithm: Algorithm, mesh: Mesh | None, state: Any) -> Any:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg import _check, rollout
+from jaxpg._compile import outside_jit
 from jaxpg._keywords import hinted
 from jaxpg._plan import default, require_max_steps
 from jaxpg._show import compact
@@ -57,11 +58,10 @@ def evaluate(
     deterministic = _check.boolean("deterministic", deterministic)
     num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
     longest = require_max_steps(env)
-    outside_jit = _check.is_concrete(jnp.zeros(()))
-    if outside_jit:
+    if outside_jit():
         _check.not_nan("params", params)
     # Inside a transformation nothing may be kept: the environment may hold values that live no longer than it.
-    play = _play_compiled if outside_jit and _check.is_concrete(key) else _play
+    play = _play_compiled if outside_jit() and _check.is_concrete(key) else _play
     return play(env, policy, num_episodes, num_lanes, longest, deterministic, key, params)
 
 

@@ -1,0 +1,59 @@
+"""`_compile.quickly`: what runs once is compiled quickly, where it stands alone, and gives the same numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxpg
+from jaxpg import _compile
+from jaxpg.training import _position
+
+CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of XLA's CPU compiler")
+
+
+def doubled(x):
+    return 2 * jnp.sin(x)
+
+
+def network():
+    env = jaxpg.make("CartPole-v1")
+    return env, jaxpg.policies.mlp(env, (4,))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The options of each call of `jax.jit` from here on."""
+    calls, jit = [], jax.jit
+    monkeypatch.setattr(jax, "jit", lambda f, **options: calls.append(options) or jit(f, **options))
+    return calls
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.vmap, jax.jacfwd, jax.jacrev])
+def test_values_alone_and_inside_transformations(transform):
+    x = jnp.linspace(-1.0, 1.0, 7)
+    np.testing.assert_allclose(transform(_compile.quickly(doubled))(x), transform(doubled)(x), rtol=1e-6)
+
+
+def test_what_is_not_traced_inside_what_is():
+    x, quick = jnp.linspace(-1.0, 1.0, 7), _compile.quickly(doubled)
+    np.testing.assert_allclose(jax.jit(lambda y: quick(x) + y)(1.0), doubled(x) + 1, rtol=1e-6)
+
+
+@CPU
+def test_a_first_state_is_compiled_quickly_and_its_networks_are_part_of_it(asked):
+    env, policy = network()
+    algorithm = jaxpg.ppo(env, policy, num_envs=2, num_steps=4, num_minibatches=1)
+    asked.clear()
+    _position.start(algorithm, None, jax.random.key(0))
+    quickly = [options for options in asked if options.get("compiler_options") == _compile.for_one_call()]
+    assert len(quickly) == 1 and _compile.for_one_call()
+
+
+@CPU
+def test_a_network_alone_is_compiled_quickly_and_drawn_alike(asked):
+    _, policy = network()
+    alone = policy.init(jax.random.key(3))
+    assert {"compiler_options": _compile.for_one_call()} in asked
+    inside = jax.jit(policy.init)(jax.random.key(3))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), alone, inside)
