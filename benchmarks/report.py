@@ -80,7 +80,9 @@ convolutional ones: 17 → 13 ms; 2,048 × 128, one device a core, with the next
 | one thread for one small run | 4 × 128: 3.3 to 4.0 → 2.8 ms | `use_cpu_cores(1, num_threads=1)` |
 | XLA's preset for fast programs; vectors of 512 bits; products by LLVM | 4 × 128: not told from noise | no |
 | gymnax imported without seaborn and pyplot, which it draws with | making an environment: 1.9 → 0.8 s | yes |
-| the first state compiled as what runs once (`jaxpg/_compile.py`: no optimisation by LLVM, no fusion emitters), with one reset in it for each lane's first two episodes | compiling `init` of 16 × 64: 2.6 → 0.8 s | yes, on CPUs |
+| the first state compiled as what runs once (`jaxpg/_compile.py`: no optimisation by LLVM, no \
+fusion emitters), with one reset in it for each lane's first two episodes | compiling `init` of \
+16 × 64: 2.6 → 0.8 s | yes, on CPUs |
 
 What is left. With 4 environments an update is many small things: a step of the rollout is 49 operations of the \
 compiled program and a gradient step 169, most of which take less than a microsecond; 16 gradients of 128 rows, 0.1 ms \

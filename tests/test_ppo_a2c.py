@@ -244,6 +244,15 @@ def test_schedules_count_updates(key):
     assert moves[0] > 1e-3 and moves[1] > 1e-3 and moves[2] == 0
 
 
+@pytest.mark.parametrize("clip, told", [(optax.linear_schedule(0.2, 0.1, 10), [0.2, 0.19, *6 * [0.1]]),
+                                        (lambda count: 0.3, 8 * [0.3])])  # fmt: skip
+def test_a_schedule_is_told_by_its_values(clip, told):
+    """Of counts 0, 1, 10, 100 and so on: by these a run that goes on sees whether it is the same."""
+    env = line(5)
+    config = jaxpg.ppo(env, *models(env), num_envs=2, num_steps=6, num_minibatches=2, clip=clip).config
+    assert config["clip"]["schedule"] == pytest.approx(told)
+
+
 def test_a_schedule_does_not_lag_where_steps_are_left_out(key):
     """The first two updates leave out nearly all of their steps; the third has a rate of 0 nevertheless."""
     env = line(5)

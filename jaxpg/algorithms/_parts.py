@@ -1,13 +1,15 @@
 """Small parts of algorithms: optimisers, schedules, masked means, advantages, the scale of rewards, the guard."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxpg import _check
+from jaxpg import _check, _compile
 from jaxpg.envs.base import Environment
 from jaxpg.lanes import Lanes, Trajectory, float_dtype
 from jaxpg.policies.base import Critic, Policy
@@ -253,8 +255,9 @@ def plain(**hyperparameters: Any) -> dict[str, Any]:
 def _as_schedule(function: Callable[[Any], Any]) -> Any:
     """A function of the number of updates, told by some of its values."""
     try:
-        values = [function(jnp.asarray(count)) for count in (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)]
-        return {"schedule": [float(value) for value in values]}
+        counts = jnp.asarray((0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000))
+        values = _compile.quickly(functools.partial(jax.lax.map, function))(counts)
+        return {"schedule": np.asarray(values).tolist()}
     except Exception:  # Another function, or one of traced numbers.
         return f"<{getattr(function, '__name__', type(function).__name__)}>"
 

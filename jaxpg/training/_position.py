@@ -143,7 +143,7 @@ def _compiled(algorithm: Algorithm, mesh: Mesh | None) -> Callable:
     return call
 
 
-@jax.jit
+@_compile.quickly
 def _all_finite(leaves: list[Any]) -> jax.Array:
     return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
