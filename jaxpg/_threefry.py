@@ -16,6 +16,7 @@ __all__ = ["fold_in", "uniform"]
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
+@jax.jit  # Traced once, not at every call.
 def _threefry(key_0: jax.Array, key_1: jax.Array, x_0: jax.Array, x_1: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Threefry-2x32 with twenty rounds (Salmon et al., 2011): the block of the counter (x_0, x_1)."""
     keys = (key_0, key_1, key_0 ^ key_1 ^ np.uint32(0x1BD11BDA))

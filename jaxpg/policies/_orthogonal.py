@@ -1,5 +1,6 @@
 """Orthogonal initial weights, without LAPACK."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,11 +23,17 @@ def orthogonal(gain: Any = 1.0) -> Callable[..., jax.Array]:
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
         dtype = jnp.result_type(float) if dtype is None else dtype
         rows, columns = math.prod(shape[:-1]), shape[-1]
-        draws = jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype)
-        basis = _gram_schmidt(draws)
+        basis = _basis(key, max(rows, columns), min(rows, columns), dtype)
         return jnp.asarray(gain, dtype) * (basis if rows >= columns else basis.T).reshape(shape)
 
     return init
+
+
+# Traced once for a size: flax looks at what this gives at every `apply`, too, to compare shapes.
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _basis(key: jax.Array, rows: int, columns: int, dtype: Any) -> jax.Array:
+    """`columns` orthonormal ones, [rows, columns]."""
+    return _gram_schmidt(jax.random.normal(key, (rows, columns), dtype))
 
 
 def _gram_schmidt(vectors: jax.Array) -> jax.Array:
