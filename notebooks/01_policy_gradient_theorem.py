@@ -101,7 +101,6 @@ print("∇J(θ) =", np.asarray(truth).round(6).tolist())
 
 # %%
 from jaxpg.exact.enumeration import log_probability
-from jaxpg.rollout import Trajectory
 
 paths = exact.trajectories(mdp)  # Every trajectory, [step, trajectory].
 
@@ -130,19 +129,8 @@ same(with_model, scores)
 returns = gamma ** jnp.arange(horizon) @ paths.reward
 by_hand = jnp.einsum("n,n,nsa->sa", probability, returns, scores)
 
-every_episode = Trajectory(
-    observation=paths.state,
-    action=paths.action,
-    log_prob=None,
-    reward=paths.reward,
-    terminated=paths.terminated,
-    truncated=jnp.zeros_like(paths.terminated),
-    value=None,
-    carry=None,
-    episode=jnp.broadcast_to(jnp.arange(len(probability)), paths.state.shape),
-    time=jnp.broadcast_to(jnp.arange(horizon)[:, None], paths.state.shape),
-    valid=paths.valid,
-)
+every_episode, probabilities = exact.every_episode(mdp, policy, theta)  # As stored episodes, [step, trajectory].
+same(probabilities, probability)
 
 
 def expectation(weight, baseline=None):

@@ -68,7 +68,7 @@ same = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-11)
 
 # %%
 mdp = exact.random_mdp(jax.random.key(0), num_states=3, num_actions=2, discount=0.9, horizon=5, branching=2)
-gamma, horizon = float(mdp.discount), mdp.horizon
+gamma = float(mdp.discount)
 env = mdp.environment()
 policy = jaxpg.policies.tabular(env)
 theta = jax.random.normal(jax.random.key(1), (3, 2))
@@ -92,24 +92,7 @@ print("eigenvalues of ∇²J:", np.linalg.eigvalsh(hessian).round(4))
 # the gradient, the Hessian and the third derivatives are those of $J$. The Hessian of the usual surrogate is not.
 
 # %%
-from jaxpg.exact.enumeration import log_probability
-from jaxpg.rollout import Trajectory
-
-paths = exact.trajectories(mdp)
-probability = jnp.exp(log_probability(paths, policy.apply(theta, jnp.arange(3)).log_probs()))
-every_episode = Trajectory(
-    observation=paths.state,
-    action=paths.action,
-    log_prob=None,
-    reward=paths.reward,
-    terminated=paths.terminated,
-    truncated=jnp.zeros_like(paths.terminated),
-    value=None,
-    carry=None,
-    episode=jnp.broadcast_to(jnp.arange(len(probability)), paths.state.shape),
-    time=jnp.broadcast_to(jnp.arange(horizon)[:, None], paths.state.shape),
-    valid=paths.valid,
-)
+every_episode, probability = exact.every_episode(mdp, policy, theta)  # [step, trajectory] arrays, P(τ)
 rtg = weights.reward_to_go(gamma)
 value_baseline = baselines.value(lambda s, t: v[t, s])
 
@@ -121,7 +104,7 @@ def surrogate(theta, baseline=None, lambda_=1.0):
 
 def usual_surrogate(theta):
     """Σ_t γ^t log π(a_t | s_t) Q̂_t: the right gradient, and not more."""
-    log_prob = policy.apply(theta, paths.state).log_prob(paths.action)
+    log_prob = policy.apply(theta, every_episode.observation).log_prob(every_episode.action)
     to_go = weights.trajectory_weights(every_episode, rtg)
     return probability @ jnp.sum(gamma**every_episode.time * log_prob * to_go, 0)
 
