@@ -45,7 +45,9 @@ def parse(words: list[str]) -> Any:
         if words and words[0] in COMMANDS:
             command = COMMANDS[words[0]]
             about = _wrapped(inspect.getdoc(command) or "")
-            flags = {dashed(field.name): True for field in dataclasses.fields(command) if field.type == "bool | None"}
+            flags = {
+                dashed(field.name): True for field in dataclasses.fields(command) if "bool | None" in str(field.type)
+            }
             args = with_values(words[1:], flags)
             if not set(args) & set(HELP):
                 _check_options(words[0], args)

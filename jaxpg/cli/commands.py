@@ -8,7 +8,9 @@ from __future__ import annotations
 import abc
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
 
 if TYPE_CHECKING:
     from jaxpg.cli.settings import Settings
@@ -27,6 +29,10 @@ __all__ = [
     "Resume",
     "Train",
 ]
+
+
+# Of an option whose text tells what it is by default.
+TOLD = tyro.conf.arg(help_behavior_hint="")
 
 
 class EnvironmentName(str):
@@ -104,13 +110,13 @@ class Gradient(Command):
     """γ of the objective, the discounted return."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the policy's hidden layers; none at all for a linear policy."""
-    chunk_size: int | None = None
+    chunk_size: Annotated[int | None, TOLD] = None
     """Most episodes whose steps are in memory at once; by default from the size of the buffers."""
     max_steps: int | None = None
     """Episode limit in place of the environment's own."""
     seed: int = 0
     """Names the policy's weights and the episodes."""
-    devices: int | None = None
+    devices: Annotated[int | None, TOLD] = None
     """Devices to lay the episodes over; by default all, which on a CPU is one for each core."""
 
     def run(self) -> None:
@@ -156,7 +162,7 @@ class Resume(Command):
 
     directory: pathlib.Path
     """The folder, the --out of `jaxpg train`."""
-    num_env_steps: int | None = None
+    num_env_steps: Annotated[int | None, TOLD] = None
     """Environment steps in all, those already taken included; by default as many as the run was started for. A learning
     rate that is annealed then falls to 0 over these."""
 
@@ -177,7 +183,7 @@ class Evaluate(Command):
     """The folder of a run, whose newest checkpoint is taken, or one of `jaxpg.save_policy`."""
     num_episodes: int = 1_000
     """Whole episodes."""
-    deterministic: bool | None = None
+    deterministic: Annotated[bool | None, TOLD] = None
     """Take the mode of the policy's distribution, or samples; by default what the algorithm trained: samples, with pgpe
     the mode where there is one."""
     best: bool = False
@@ -200,9 +206,9 @@ class Render(Command):
 
     directory: pathlib.Path
     """The folder of a run, whose newest checkpoint is taken, or one of `jaxpg.save_policy`."""
-    out: FileName | None = None
+    out: Annotated[FileName | None, TOLD] = None
     """The file; by default policy.gif (with --best best.gif) in the run's folder, or beside that of a saved policy."""
-    deterministic: bool | None = None
+    deterministic: Annotated[bool | None, TOLD] = None
     """Take the mode of the policy's distribution, or samples; by default what the algorithm trained: samples, with pgpe
     the mode where there is one."""
     best: bool = False
@@ -228,7 +234,7 @@ class Plot(Command):
     interquartile mean over its seeds with its band.
     """
 
-    directories: tuple[pathlib.Path, ...]
+    directories: Annotated[tuple[pathlib.Path, ...], TOLD]
     """The folders, the --out of `jaxpg train` or the directory= of jaxpg.train, or the one of a jaxpg.sweep."""
     out: FileName = FileName("learning_curves.png")
     """The file; its ending says the format: png, pdf, svg."""
@@ -277,7 +283,7 @@ class CheckEnv(Command):
     function without arguments that makes one."""
     num_episodes: int = 16
     """Played side by side."""
-    num_steps: int | None = None
+    num_steps: Annotated[int | None, TOLD] = None
     """Most steps of each; by default the episode limit, at most 1,000."""
     max_steps: int | None = None
     """Episode limit in place of the environment's own."""
