@@ -9,24 +9,41 @@ import jax.numpy as jnp
 
 from jaxpg import _check
 
-__all__ = ["for_many_runs", "outside_jit", "quickly"]
+__all__ = ["for_many_runs", "for_one_call", "outside_jit", "quickly"]
 
 
 def for_many_runs() -> dict[str, Any]:
     """XLA's concurrency-optimised CPU scheduler makes more of what can block the threads; the plain one is as fast."""
-    return {"xla_cpu_enable_concurrency_optimized_scheduler": False} if jax.default_backend() == "cpu" else {}
+    return _on_cpu(("xla_cpu_enable_concurrency_optimized_scheduler", False))
 
 
 def for_one_call() -> dict[str, Any]:
-    """For programs that run once, and briefly: on a CPU these compile in a third of the time, and are a few times as
-    slow."""
-    if jax.default_backend() != "cpu":
-        return {}
-    return {
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_use_fusion_emitters": False,
-    }
+    """For programs that run once, or seldom and briefly: on a CPU they compile in a third of the time, and are a few
+    times as slow."""
+    return _on_cpu(
+        ("xla_backend_optimization_level", 0),
+        ("xla_llvm_disable_expensive_passes", True),
+        ("xla_cpu_use_fusion_emitters", False),
+    )
+
+
+def _on_cpu(*options: tuple[str, Any]) -> dict[str, Any]:
+    return _known(options) if jax.default_backend() == "cpu" else {}
+
+
+@functools.cache
+def _known(options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Those that the installed XLA has: they come and go with its versions, and it refuses a program for one."""
+    known = dict(options)
+    while True:
+        try:
+            jax.jit(lambda: 0, compiler_options=known).lower().compile()
+            return known
+        except jax.errors.JaxRuntimeError as error:
+            unknown = [name for name in known if f"No such compile option: '{name}'" in str(error)]
+            if not unknown:
+                raise
+            del known[unknown[0]]
 
 
 def outside_jit() -> bool:
@@ -37,10 +54,14 @@ def outside_jit() -> bool:
 def quickly(function: Callable) -> Callable:
     """`function`, compiled as a program that runs once; a part of the program around it, where there is one."""
 
+    @functools.cache
+    def compiled() -> Callable:  # Made at the first call: which options there are is up to the backend.
+        return jax.jit(function, compiler_options=for_one_call())
+
     @functools.wraps(function)
     def call(*args: Any) -> Any:
         if not outside_jit() or not all(_check.is_concrete(leaf) for leaf in jax.tree.leaves(args)):
             return function(*args)
-        return jax.jit(function, compiler_options=for_one_call())(*args)
+        return compiled()(*args)
 
     return call

@@ -41,6 +41,14 @@ def test_what_is_not_traced_inside_what_is():
 
 
 @CPU
+def test_options_that_the_installed_xla_lacks_are_left_out():
+    options = (("xla_no_such_option", True), ("xla_backend_optimization_level", 0), ("xla_neither_this", 1))
+    assert _compile._on_cpu(*options) == {"xla_backend_optimization_level": 0}
+    with pytest.raises(jax.errors.JaxRuntimeError, match="not a valid"):  # A wrong value is our mistake.
+        _compile._on_cpu(("xla_backend_optimization_level", "high"))
+
+
+@CPU
 def test_a_first_state_is_compiled_quickly_and_its_networks_are_part_of_it(asked):
     env, policy = network()
     algorithm = jaxpg.ppo(env, policy, num_envs=2, num_steps=4, num_minibatches=1)

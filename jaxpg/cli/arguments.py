@@ -12,6 +12,9 @@ import typing
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
 from jaxpg.cli import kinds
 from jaxpg.cli.commands import COMMANDS, EnvironmentName, FileName, Train
 from jaxpg.cli.options import dashed
@@ -33,8 +36,6 @@ def parse(words: list[str]) -> Any:
     Raises:
       SystemExit: 0 after `--help` and `--version`, 2 for words that make no sense; what to say has been said.
     """
-    import tyro
-
     if words and words[0] in ("--version", "-V"):
         _print_version()
         raise SystemExit(0)
@@ -114,8 +115,6 @@ def _wrapped(text: str) -> str:
 
 def _registry() -> Any:
     """How single words are read, and called in `--help`: integers may be written 1e6, optional ones show plainly."""
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
-
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -141,7 +140,6 @@ def _registry() -> Any:
 
 def _one_of(choices: tuple[str, ...]) -> Any:
     """One of some words, which may be written as in Python: reward_to_go for reward-to-go."""
-    from tyro.constructors import PrimitiveConstructorSpec
 
     def read(word: str) -> str:
         from jaxpg._check import named

@@ -7,6 +7,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
 from jaxpg.cli import kinds
 from jaxpg.cli.options import (
     ALGORITHMS,
@@ -51,8 +54,6 @@ def parse_train(words: list[str], about: type, wrapped: Any) -> tuple[str | None
         groups[algorithm] = algorithm_options(algorithm)
     if network is not None:
         groups[network] = network_options(network)
-    import tyro
-
     tyro.cli(
         _as_class(groups, line), prog="jaxpg train", description=wrapped(text), args=["--help"],
         config=(tyro.conf.OmitArgPrefixes,),
@@ -61,8 +62,6 @@ def parse_train(words: list[str], about: type, wrapped: Any) -> tuple[str | None
 
 
 def _split(words: list[str], quiet: bool = False) -> tuple[str | None, dict[str, list[str]]]:
-    import tyro
-
     every = {name: options[0] for name, options in known_options().items()}
     made: Any = tyro.cli(
         _as_class({"options": every}, {}), prog="jaxpg train", args=words, console_outputs=not quiet,
@@ -132,8 +131,6 @@ def with_values(words: list[str], flags: Mapping[str, bool]) -> list[str]:
 
 def _as_class(groups: Mapping[str, Mapping[str, Option]], line: Mapping[str, Any]) -> type:
     """A dataclass for tyro: ENV, and one of options for each group. Values are the words."""
-    import tyro
-
     about = "The environment: a name that `jaxpg envs` lists, or MODULE:NAME, one of your own (see `jaxpg check-env`)."
     env = typing.Annotated[
         Any, _words(1, "ENV"), tyro.conf.Positional, tyro.conf.arg(help=about, help_behavior_hint=""),
@@ -146,8 +143,6 @@ def _as_class(groups: Mapping[str, Mapping[str, Option]], line: Mapping[str, Any
 
 
 def _field(option: Option, line: Mapping[str, Any]) -> tuple[str, Any, Any]:
-    import tyro
-
     kind = kinds.kind_of(option)
     is_told = option.default is None and re.search(r"\bdefault\b", option.help, re.IGNORECASE)
     values = [] if is_told else [f"default: {kinds.shown(option.default)}"]
@@ -161,8 +156,6 @@ def _field(option: Option, line: Mapping[str, Any]) -> tuple[str, Any, Any]:
 
 def _words(count: Any, metavar: str) -> Any:
     """Takes words as they are: what they mean depends on the algorithm."""
-    from tyro.constructors import PrimitiveConstructorSpec
-
     return PrimitiveConstructorSpec(
         nargs=count,
         metavar=f"[{metavar} ...]" if count == "*" else metavar,

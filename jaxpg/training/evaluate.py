@@ -58,10 +58,11 @@ def evaluate(
     deterministic = _check.boolean("deterministic", deterministic)
     num_lanes = min(_check.count_or("num_lanes", num_lanes, default("num_lanes")), num_episodes)
     longest = require_max_steps(env)
-    if outside_jit():
+    alone = outside_jit()
+    if alone:
         _check.not_nan("params", params)
     # Inside a transformation nothing may be kept: the environment may hold values that live no longer than it.
-    play = _play_compiled if outside_jit() and _check.is_concrete(key) else _play
+    play = _play_compiled if alone and _check.is_concrete(key) else _play
     return play(env, policy, num_episodes, num_lanes, longest, deterministic, key, params)
 
 
