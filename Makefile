@@ -23,13 +23,21 @@ NOTEBOOK_FILES = $(wildcard notebooks/*.ipynb)
 SIZE ?= small
 
 # Most of the tests' time is compilation. Those that learn run what users run, as the demo and the notebooks do.
-# The emitters of fusions that XLA has taken since 2025 make quicker loops, and take twice as long to compile.
+# The emitters of fusions that XLA has taken since 2025 make quicker loops, and take twice as long to compile; the two
+# passes over loops are a third of what is left.
 QUICK_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
-	--xla_cpu_use_fusion_emitters=false
+	--xla_cpu_use_fusion_emitters=false \
+	--xla_disable_hlo_passes=while-loop-invariant-code-motion,simplify-while-loops
+# What took longer than a tenth of a second to compile is kept: the slow tests compile much of what the fast ones have,
+# and a second run takes half the time.
+KEEP_COMPILED := JAX_COMPILATION_CACHE_DIR="$(CURDIR)/$(VENV)/compiled" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1 \
+	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
+QUICKLY := $(KEEP_COMPILED) XLA_FLAGS="$(QUICK_COMPILE) $$XLA_FLAGS"
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow test-suites test-all lint types format bench bench-check notebooks \
+.PHONY: help install demo test test-slow test-exhaustive test-suites test-all lint types format bench bench-check notebooks \
 	notebooks-save docs docs-serve build release clean FORCE
 
 help: ## list the targets
@@ -43,17 +51,20 @@ demo: $(RUNTIME) ## install, then run the main job: estimate a gradient, train, 
 	$(BIN)/jaxpg demo $(ARGS)
 
 test: $(DEV) ## run the fast tests
-	XLA_FLAGS="$(QUICK_COMPILE) $$XLA_FLAGS" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+	$(QUICKLY) $(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: $(DEV) ## run the slow tests
-	XLA_FLAGS="$(QUICK_COMPILE) $$XLA_FLAGS" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
-		-m "slow and not learning" $(ARGS) || [ $$? -eq 5 ] # 5: there are none
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m learning $(ARGS) || [ $$? -eq 5 ]
+test-slow: $(DEV) ## run the slow tests, of many of a kind only some
+	$(QUICKLY) $(PYTEST) -m "slow and not learning and not exhaustive" $(ARGS) || [ $$? -eq 5 ] # 5: there are none
+	$(PYTEST) -m "learning and not exhaustive" $(ARGS) || [ $$? -eq 5 ]
+
+test-exhaustive: $(DEV) ## run the slow tests that test-slow leaves out: an hour
+	$(QUICKLY) $(PYTEST) -m "exhaustive and not learning" $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -m "learning and exhaustive" $(ARGS) || [ $$? -eq 5 ]
 
 test-suites: $(DEV) $(SUITES) ## install every suite of environments, and test their adapters
-	XLA_FLAGS="$(QUICK_COMPILE) $$XLA_FLAGS" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/suites $(ARGS)
+	$(QUICKLY) $(PYTEST) tests/suites $(ARGS)
 
-test-all: test notebooks test-slow test-suites ## run every test and notebook
+test-all: test notebooks test-slow test-exhaustive test-suites ## run every test and notebook
 
 lint: $(DEV) ## check style (ruff) and types (pyright)
 	$(BIN)/ruff check .
@@ -74,7 +85,7 @@ bench-check: $(DEV) ## measure the goals of docs/performance.md; fails where one
 	$(BIN)/python -m benchmarks check $(ARGS)
 
 notebooks: $(DEV) $(NOTEBOOKS) ## execute the notebooks (SIZE=tiny: quickly; SIZE=full: for a GPU); an error in a cell fails
-	JAXPG_NOTEBOOK_SIZE=$(SIZE) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --nbmake --nbmake-timeout=900 \
+	$(if $(filter tiny,$(SIZE)),$(QUICKLY)) JAXPG_NOTEBOOK_SIZE=$(SIZE) $(PYTEST) --nbmake --nbmake-timeout=900 \
 		-o timeout=0 --durations=0 $(NOTEBOOK_FILES) $(ARGS)
 
 notebooks-save: $(DEV) $(NOTEBOOKS) ## execute the notebooks (ARGS="02_variance": one) from their sources, and keep what they show

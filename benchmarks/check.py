@@ -72,12 +72,15 @@ def of_sweeps(runs):
 
 
 def of_solve(kind):
-    """The quickest peer's time over ours: `kind` is "" or ", cached"."""
+    """The quickest peer's time over our best: `kind` is "" or ", cached"."""
 
     def ratio(result):
-        found = result["contenders"]
-        peers = [found[name + kind] for name in PEERS if name + kind in found]
-        return min(peer["ratio_to_jaxpg"]["median"] for peer in peers)
+        seconds = {name: facts["seconds"] for name, facts in result["contenders"].items()}
+        ours = [name + kind for name in ("jaxpg", "jaxpg_linear") if name + kind in seconds]
+        own = seconds[min(ours, key=lambda name: seconds[name]["median"])]["rounds"]
+        return min(
+            common.ratios(seconds[name + kind]["rounds"], own)["median"] for name in PEERS if name + kind in seconds
+        )
 
     return ratio
 

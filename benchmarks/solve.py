@@ -1,10 +1,11 @@
 """How long from the start of Python until CartPole-v1 is solved: importing, compiling, training?
 
-Each library with its own best settings, told in `solve_program.py`, and the smallest of its budgets of steps with which
-every seed tried reaches a mean return of 475 in 128 fresh episodes (found first, and not timed; the largest where none
-does; `--budgets` gives those known from before). Then fresh processes take turns, forth and back, another seed each
-round: timed from the start of the process to the end of training. JAX's libraries start with nothing compiled, and
-again with JAX's persistent compilation cache filled (cached), as `jaxpg train` has it after its first run.
+Each library with its own best settings for the task (jaxpg with those of PPO, too), told in `solve_program.py`, and the
+smallest of its budgets of steps with which every seed tried reaches a mean return of 475 in 128 fresh episodes (found
+first, and not timed; the largest where none does; `--budgets` gives those known from before). Then fresh processes take
+turns, forth and back, another seed each round: timed from the start of the process to the end of training. JAX's
+libraries start with nothing compiled, and again with JAX's persistent compilation cache filled (cached), as `jaxpg
+train` has it after its first run.
 
     python -m benchmarks solve [--purejaxrl PATH/ppo.py]     benchmarks/results/solve_cpu.json
     python -m benchmarks solve --quick                       outputs/benchmarks/solve_cpu.json, without peers
@@ -27,6 +28,7 @@ from benchmarks.startup import CACHED
 TARGET = 475.0
 BUDGETS = {
     "jaxpg": (50_000, 75_000, 100_000, 150_000, 200_000),
+    "jaxpg_linear": (50_000, 100_000, 200_000, 400_000),
     "rejax": (50_000, 75_000, 100_000, 200_000),
     "purejaxrl": (100_000, 200_000, 300_000, 500_000),
     "stable_baselines3": (50_000, 75_000, 100_000),
@@ -78,7 +80,7 @@ def smallest_budget(contender, budgets, seeds):
 def main(arguments=None):
     options = parse(arguments)
     rounds = options.rounds
-    pythons = {"jaxpg": (sys.executable, "jaxpg")}
+    pythons = {name: (sys.executable, name) for name in ("jaxpg", "jaxpg_linear")}
     result = {"question": __doc__.splitlines()[0], "machine": common.machine(), "options": kept(options)}
     if options.peers and not options.quick:
         python = python_of("rejax", options)

@@ -1,7 +1,8 @@
 """One start of a library, from importing it to a trained CartPole-v1 policy, for `solve.py`: its settings, its way.
 
 Run by the Python that has the library; nothing of jaxpg is imported but by `jaxpg` itself. Prints one JSON line: when
-training ended, by the wall clock, and the mean return of 128 fresh episodes, actions sampled, played afterwards.
+training ended, by the wall clock, and the mean return of 128 fresh episodes, played afterwards: actions sampled, but
+where the algorithm trains the mode.
 
     python solve_program.py rejax 100000 0
 """
@@ -28,6 +29,23 @@ def jaxpg(steps, seed):
     trained = time.time()
     played = jaxpg.evaluate(
         jax.random.key(seed + 1), env, algorithm.policy, result.params, num_episodes=NUM_EPISODES, deterministic=False
+    )
+    return trained, float(played.returns.mean())
+
+
+def jaxpg_linear(steps, seed):
+    """PGPE of a linear policy, which takes no gradient of it: 32 pairs of episodes an update, compiled quickly."""
+    import jax
+
+    import jaxpg
+
+    env = jaxpg.make("CartPole-v1")
+    policy = jaxpg.policies.mlp(env, ())
+    algorithm = jaxpg.pgpe(env, policy, num_perturbations=32, initial_std=0.3, learning_rate=0.1)
+    result = jaxpg.train(algorithm, jax.random.key(seed), num_env_steps=steps, progress=False, quick_compile=True)
+    trained = time.time()
+    played = jaxpg.evaluate(
+        jax.random.key(seed + 1), env, policy, result.params, num_episodes=NUM_EPISODES, deterministic=True
     )
     return trained, float(played.returns.mean())
 
@@ -116,7 +134,13 @@ def _gym(make, steps, seed):
     return trained, float(evaluate_policy(model, env, n_eval_episodes=NUM_EPISODES, deterministic=False)[0])
 
 
-KINDS = {"jaxpg": jaxpg, "rejax": rejax, "stable_baselines3": stable_baselines3, "sbx": sbx}
+KINDS = {
+    "jaxpg": jaxpg,
+    "jaxpg_linear": jaxpg_linear,
+    "rejax": rejax,
+    "stable_baselines3": stable_baselines3,
+    "sbx": sbx,
+}
 
 
 def run(kind, steps, seed):

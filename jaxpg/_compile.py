@@ -18,8 +18,8 @@ def for_many_runs() -> dict[str, Any]:
 
 
 def for_one_call() -> dict[str, Any]:
-    """For programs that run once, or seldom and briefly: on a CPU they compile in a third of the time, and are a few
-    times as slow."""
+    """For programs that run once, or seldom and briefly: on a CPU they compile in a third of the time or less, and are
+    a few times as slow."""
     return _on_cpu(
         ("xla_backend_optimization_level", 0),
         ("xla_llvm_disable_expensive_passes", True),

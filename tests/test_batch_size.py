@@ -59,6 +59,7 @@ def joint_p_value(estimate):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_batches_have_no_bias():
     def each(small, large):
         pairs = jax.vmap(two_batch_noise_scale)(small, large)  # One pair at a time.
@@ -124,6 +125,7 @@ def test_two_batches_by_hand():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.learning
 def test_cosine_curve():
     """For large N: E cos = 1 − (tr Σ − uᵀΣu) / (2N‖∇J‖²) + O(N⁻²), u = ∇J/‖∇J‖; the largest of two |z| below 4."""

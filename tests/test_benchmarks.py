@@ -218,6 +218,7 @@ def test_gradient_benchmark_in_one_process(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_gradient_benchmark_in_processes(tmp_path):
     out = tmp_path / "gradient.json"
     contenders = ["packed", "packed_per_core", "early_exit"]
@@ -325,6 +326,7 @@ def test_budgets_of_solving_are_the_smallest_that_all_seeds_solve():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sizes_startup_and_accelerator_run(tmp_path):
     from benchmarks import accelerator, report, sizes, startup
 

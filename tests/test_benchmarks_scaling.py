@@ -161,6 +161,7 @@ def test_results_and_page_belong_together(name):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_scaling_benchmark(tmp_path):
     from benchmarks import scaling
 
@@ -179,6 +180,7 @@ def test_scaling_benchmark(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sweeps_benchmark(tmp_path):
     from benchmarks import sweeps
 

@@ -768,6 +768,7 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["tiny", "real"])
 def test_runs_killed_at_twenty_random_moments_end_as_if_they_had_not_been(tmp_path, kind):

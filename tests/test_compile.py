@@ -25,7 +25,12 @@ def network():
 def asked(monkeypatch):
     """The options of each call of `jax.jit` from here on."""
     calls, jit = [], jax.jit
-    monkeypatch.setattr(jax, "jit", lambda f, **options: calls.append(options) or jit(f, **options))
+
+    def recorded(function, **options):
+        calls.append({"of": function.__name__, **options})
+        return jit(function, **options)
+
+    monkeypatch.setattr(jax, "jit", recorded)
     return calls
 
 
@@ -62,6 +67,20 @@ def test_a_first_state_is_compiled_quickly_and_its_networks_are_part_of_it(asked
 def test_a_network_alone_is_compiled_quickly_and_drawn_alike(asked):
     _, policy = network()
     alone = policy.init(jax.random.key(3))
-    assert {"compiler_options": _compile.for_one_call()} in asked
+    assert _compile.for_one_call() in [options.get("compiler_options") for options in asked]
     inside = jax.jit(policy.init)(jax.random.key(3))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), alone, inside)
+
+
+@CPU
+def test_the_updates_of_a_short_run_are_compiled_quickly_where_that_is_asked_for(asked, key):
+    algorithm = jaxpg.ppo(*network(), num_envs=2, num_steps=8, num_epochs=1, num_minibatches=1)
+
+    def trained(**options):
+        asked.clear()
+        params = jaxpg.train(algorithm, key, num_env_steps=16, **options).params
+        return params, [call["compiler_options"] for call in asked if call["of"] == "run"]
+
+    (params, options), (quickly, quick_options) = trained(), trained(quick_compile=True)
+    assert options == [{}] and quick_options == [_compile.for_one_call()]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), params, quickly)

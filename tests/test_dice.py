@@ -482,6 +482,7 @@ def test_prisoners_dilemma_enumerated(player, x64):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_prisoners_dilemma_without_end_sampled():
     """Games that end each round with probability 1 − γ, against the linear solve for γ: Hotelling's T² over gradient
     and Hessian, with the covariance of the replicates."""

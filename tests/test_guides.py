@@ -207,6 +207,7 @@ def test_kubernetes_meets_at_the_first_pod():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.learning
 def test_the_guide_to_sweeps_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -217,6 +218,7 @@ def test_the_guide_to_sweeps_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.learning
 def test_the_guide_to_populations_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -272,6 +272,7 @@ def test_errors_name_the_argument(error, argument, options):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.learning
 def test_learns_cartpole():
     """Within 150,000 steps, from its defaults: 16 of 16 runs end at 500."""

@@ -137,6 +137,7 @@ def _run(output: Any, settings: Settings, algorithm: Any, folder: RunFolder | No
         keep_checkpoints=run["keep_checkpoints"],
         nonfinite=run["nonfinite"],
         mesh=devices.mesh_over(_devices(run)),
+        quick_compile=run["quick_compile"],
         loggers=[] if folder is None else _loggers(run["loggers"], folder.path),
         callback=None if sys.stderr.isatty() else progress_lines(output, run["num_env_steps"]),
     )

@@ -61,11 +61,17 @@ class Position(NamedTuple):
 
 
 def play_block(
-    algorithm: Algorithm, position: Position, left: int, limit: int, halt: bool, mesh: Mesh | None = None
+    algorithm: Algorithm,
+    position: Position,
+    left: int,
+    limit: int,
+    halt: bool,
+    mesh: Mesh | None = None,
+    quick_compile: bool = False,
 ) -> Position:
     """Updates until `left` env steps are taken, at most `limit`; with `halt`, also until one was not applied."""
     left, limit = min(left, MOST_LEFT), min(limit, MAX_BLOCK)
-    run = _compiled(algorithm, mesh)
+    run = _compiled(algorithm, mesh, quick_compile)
     state, metrics, count = run(position.state, jnp.int32(left), jnp.int32(limit), jnp.bool_(halt))
     count = int(count)
     block = {name: np.asarray(values)[:count] for name, values in metrics.items()}
@@ -95,13 +101,14 @@ def lay_out(algorithm: Algorithm, mesh: Mesh | None, state: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(algorithm: Algorithm, mesh: Mesh | None) -> Callable:
+def _compiled(algorithm: Algorithm, mesh: Mesh | None, quick: bool = False) -> Callable:
     """(state, env steps left, most updates, halt?) -> (state, metrics [MAX_BLOCK], updates done).
 
     One program for all blocks: how a run is cut into blocks then changes no bit of it.
     """
 
     step = jax.jit(lambda state: algorithm.step(state))  # Traced once for the two calls below.
+    options = _compile.for_one_call() if quick else {}
 
     def run(state, left, limit, halt):
         state = strong(state)
@@ -125,7 +132,7 @@ def _compiled(algorithm: Algorithm, mesh: Mesh | None) -> Callable:
         return state, metrics, count
 
     if mesh is None:
-        return jax.jit(run)
+        return jax.jit(run, compiler_options=options)
 
     whole = _mesh.replicated(mesh)
     compiled: list[Callable] = []
@@ -137,7 +144,7 @@ def _compiled(algorithm: Algorithm, mesh: Mesh | None) -> Callable:
     def call(state, *counters):
         if not compiled:  # The state leaves as it came: in the same parts, and the rest on every device.
             shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-            compiled.append(jax.jit(laid_out, out_shardings=(shardings, whole, whole)))
+            compiled.append(jax.jit(laid_out, out_shardings=(shardings, whole, whole), compiler_options=options))
         return compiled[0](state, *put(counters, whole))
 
     return call

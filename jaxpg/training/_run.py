@@ -44,6 +44,7 @@ class Run:
     bar: Progress
     seconds_before: float
     mesh: Mesh | None = None
+    quick_compile: bool = False
     stopped: str = ""
     problem: str = ""  # Why a run that stopped as "nonfinite" did.
 
@@ -152,7 +153,7 @@ class Run:
         before = time.perf_counter()
         left = min(ends) - position.num_env_steps
         self.position = position = play_block(
-            self.algorithm, position, left, limit, self.nonfinite != "skip", self.mesh
+            self.algorithm, position, left, limit, self.nonfinite != "skip", self.mesh, self.quick_compile
         )
         seconds = time.perf_counter() - before
         seconds = agree(seconds)  # What depends on the clock must not differ between processes.
