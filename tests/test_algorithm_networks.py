@@ -67,17 +67,25 @@ def test_the_critics_memory_goes_on_from_segment_to_segment(key):
     """V in two segments of 4 rows is V in one of 8, at the same parameters."""
     env = recall(5)
     policy, critic = policies.recurrent(env, "gru", 4, (4,)), policies.value_recurrent(env, "gru", 4, (4,))
-    values = {}
+    values, honest = {}, _parts.advantages
     for num_steps, count in ((4, 2), (8, 1)):
         algorithm = jaxpg.a2c(env, policy, critic, num_envs=3, num_steps=num_steps, optimizer=optax.sgd(0.0))
-        seen = []
-        with pytest.MonkeyPatch.context() as patch:
-            honest = _parts.advantages
-            patch.setattr(_parts, "advantages", lambda b, *x, s=seen, h=honest: (s.append(b.value), h(b, *x))[1])
-            state = algorithm.init(key)
-            for _ in range(count):
-                state, _ = algorithm.step(state)
-        values[num_steps] = np.concatenate(seen)
+
+        def seen(state, algorithm=algorithm, count=count):
+            found = []
+
+            def advantages(batch, *rest):
+                found.append(batch.value)
+                return honest(batch, *rest)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_parts, "advantages", advantages)
+                for _ in range(count):
+                    state, _ = algorithm.step(state)
+            return jnp.concatenate(found)
+
+        values[num_steps] = jax.jit(seen)(algorithm.init(key))
+    assert values[8].shape == (8, 3) and np.abs(values[8]).max() > 1e-3
     np.testing.assert_allclose(values[4], values[8], rtol=1e-5, atol=1e-6)
 
 
