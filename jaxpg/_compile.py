@@ -28,22 +28,21 @@ def for_one_call() -> dict[str, Any]:
 
 
 def _on_cpu(*options: tuple[str, Any]) -> dict[str, Any]:
-    return _known(options) if jax.default_backend() == "cpu" else {}
+    return dict(_known(options)) if jax.default_backend() == "cpu" else {}
 
 
 @functools.cache
 def _known(options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     """Those that the installed XLA has: they come and go with its versions, and it refuses a program for one."""
-    known = dict(options)
-    while True:
+
+    def compiles(known: dict[str, Any]) -> bool:
         try:
             jax.jit(lambda: 0, compiler_options=known).lower().compile()
-            return known
-        except jax.errors.JaxRuntimeError as error:
-            unknown = [name for name in known if f"No such compile option: '{name}'" in str(error)]
-            if not unknown:
-                raise
-            del known[unknown[0]]
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return dict(options) if compiles(dict(options)) else {name: x for name, x in options if compiles({name: x})}
 
 
 def outside_jit() -> bool:

@@ -4,9 +4,7 @@ The tests run on one CPU device (a second one slows ordinary code by 10-60%): wh
 `run_in_subprocess` for them.
 """
 
-import collections
 import gc
-import math
 import os
 import pathlib
 import signal
@@ -15,6 +13,7 @@ import sys
 import textwrap
 
 import pytest
+import tiers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -29,22 +28,10 @@ if _NO_HANG.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_NO_HANG}".strip()
 
 
-# Rows of a slow test that `make test-slow` runs.
-ROWS = 2
-
-
 @pytest.hookimpl(tryfirst=True)  # Before -m chooses.
 def pytest_collection_modifyitems(items):
-    """Of a slow test with many rows most are `exhaustive`, too: those that are left lie evenly among them."""
-    rows = collections.defaultdict(list)
-    for item in items:
-        if item.get_closest_marker("slow"):
-            rows[item.nodeid.split("[")[0]].append(item)
-    for cases in rows.values():
-        step = math.ceil(len(cases) / ROWS)
-        for i, item in enumerate(cases):
-            if i % step:
-                item.add_marker("exhaustive")
+    """Marks those that take too long to be run each time."""
+    tiers.mark_exhaustive(items)
 
 
 @pytest.fixture(autouse=True, scope="module")

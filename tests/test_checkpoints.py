@@ -362,6 +362,19 @@ def test_every_damaged_file_of_a_checkpoint_is_noticed(run, whole, tmp_path):
         shutil.rmtree(copy)
 
 
+def test_another_way_of_compiling_is_told(run, tmp_path):
+    run(100, quick_compile=True)
+    with pytest.warns(
+        RuntimeWarning, match="quick_compile: the run in .* was started with True and goes on with False"
+    ):
+        run(200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(300, quick_compile=True)
+    start = json.loads((tmp_path / "run" / "run.json").read_text())["start"]
+    assert start["quick_compile"] is True
+
+
 def test_where_every_checkpoint_is_damaged_nothing_is_touched(run, algorithm, tmp_path):
     run(150)
     path = tmp_path / "run"
@@ -723,10 +736,14 @@ def test_arguments_out_of_range(run, options, error, word):
 # --- Processes that end -----------------------------------------------------------------------------------------------
 
 
+# Each process compiles for itself, as a user's does; none dies while it writes to the kept programs.
+FRESH = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+
+
 def start(directory, kind, budget, pause):
     return subprocess.Popen(
         [sys.executable, "tests/training_runs.py", str(directory), kind, str(budget), str(pause)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=FRESH,
     )  # fmt: skip
 
 

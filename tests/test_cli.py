@@ -735,6 +735,19 @@ def test_train_says_what_runs_and_where_it_comes_from(finished):
     assert f"jaxpg {jaxpg.__version__} jax {jax.__version__}" in text and "1 cpu device" in text
 
 
+def test_resume_compiles_as_the_run_did(says, tmp_path, monkeypatch):
+    given, honest = [], jaxpg.train
+
+    def train(*arguments, **options):
+        given.append(options["quick_compile"])
+        return honest(*arguments, **options)
+
+    monkeypatch.setattr(jaxpg, "train", train)
+    says(*TRAIN, "--num-env-steps", "64", "--quick-compile", "--out", tmp_path / "run")
+    says("resume", tmp_path / "run", "--num-env-steps", "128")
+    assert given == [True, True]
+
+
 def test_the_exported_policy_is_that_of_the_newest_checkpoint(finished):
     folder, _ = finished
     policy, params = jaxpg.load_policy(folder / "policy")
@@ -978,6 +991,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_run(says, tmp_path, 
 
 
 @pytest.mark.slow
+@pytest.mark.every_row
 @pytest.mark.parametrize("algorithm", options.ALGORITHMS)
 def test_every_algorithm_runs_evaluates_and_goes_on(says, tmp_path, algorithm):
     env = "Pendulum-v1" if algorithm == "trpo" else "CartPole-v1"

@@ -59,6 +59,7 @@ for name in {names}:
 """
 
 
+@pytest.mark.every_row
 @pytest.mark.parametrize(
     "names, x64, first, last",
     [
@@ -257,7 +258,10 @@ def start_processes(code, number, *arguments):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "host_platform_device_count" not in flag]
-    environment = {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **os.environ, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # Some are killed, and must not be while they write to it.
+    }  # fmt: skip
     return [
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(code), str(i), str(number), str(port), *map(str, arguments)],

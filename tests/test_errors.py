@@ -256,6 +256,9 @@ CASES = {
     "no such reaction": (
         ValueError, "nonfinite",
         lambda: jaxpg.train(jaxpg.reinforce(line(), policy()), key(), num_env_steps=1, nonfinite="ignore")),
+    "a word for whether to compile quickly": (
+        TypeError, "quick_compile",
+        lambda: jaxpg.train(jaxpg.reinforce(line(), policy()), key(), num_env_steps=1, quick_compile="yes")),
     "training a function": (TypeError, "algorithm", lambda: jaxpg.train(lambda s: s, key(), num_env_steps=1)),
     "no budget": (ValueError, "num_env_steps",
                   lambda: jaxpg.train(jaxpg.reinforce(line(), policy()), key(), num_env_steps=0)),

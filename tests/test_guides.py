@@ -149,6 +149,7 @@ def test_names_are_those_of_the_library(page):
             found = getattr(found, part)
 
 
+@pytest.mark.every_row
 @pytest.mark.parametrize("page", [*QUICK, *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW)])
 def test_the_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -53,8 +53,13 @@ def fresh_import(run_in_subprocess):
     return run
 
 
+LIBRARY = [name for name in MODULES if not name.startswith(("jaxpg.cli", "jaxpg.__main__"))]
+
+
 @pytest.mark.parametrize(
-    ("modules", "light"), [(["jaxpg"], LIGHT), (MODULES, LIGHT | COMMAND_LINE)], ids=["jaxpg", "every module"]
+    ("modules", "light"),
+    [(["jaxpg"], LIGHT), (LIBRARY, LIGHT), (MODULES, LIGHT | COMMAND_LINE)],
+    ids=["jaxpg", "every module but those of the command line", "every module"],
 )
 def test_import_loads_light_packages_only(fresh_import, modules, light):
     heavy = set(fresh_import(REPORT_PACKAGES, *modules)) - set(fresh_import(REPORT_PACKAGES)) - light - {"jaxpg"}

@@ -12,6 +12,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), 
 SLOW = [pytest.param(block, marks=pytest.mark.slow) for block in range(1, len(BLOCKS))]
 
 
+@pytest.mark.every_row
 @pytest.mark.parametrize("block", [0, *SLOW])
 def test_block_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Some write files.

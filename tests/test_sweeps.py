@@ -1,6 +1,7 @@
 """`jaxpg.sweep`: the settings, the runs against single ones, the dataset, its files."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -640,7 +641,9 @@ def test_a_sweep_that_is_killed_five_times_ends_with_the_same_dataset(key, tmp_p
     whole = run(key, num_env_steps=900, runs_per_batch=4)
     chance, killed = np.random.default_rng(0), 0
     while True:
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(tmp_path)], env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+        )
         if killed < 5:
             before = sorted(tmp_path.glob("*/*"))
             while sorted(tmp_path.glob("*/*")) == before and process.poll() is None:

@@ -32,8 +32,8 @@ class RunOptions:
     """Devices to lay the environments over, of which --num-envs must be a multiple; 0 for all. A CPU has one for each
     core."""
     quick_compile: bool = False
-    """Compile the updates for a CPU in a fifth to a quarter of the time; they take up to five times as long. For short
-    runs, and small policies."""
+    """Compile the updates for a CPU in about a quarter of the time; they take up to five times as long. For short runs,
+    and small policies."""
     seed: int = 0
     """Names all randomness of the run."""
     evaluate_every: int | None = None

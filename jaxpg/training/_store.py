@@ -67,13 +67,13 @@ class Store:
     @classmethod
     @contextlib.contextmanager
     def open(
-        cls, directory: Any, algorithm: Algorithm, key: Any, state: Any, every: int | None, keep: int
+        cls, directory: Any, algorithm: Algorithm, key: Any, state: Any, every: int | None, keep: int, quick: bool
     ) -> Iterator[tuple["Store", Any, Position | None, float]]:
         """(the store, the run's key, where its newest whole checkpoint stands or None, the seconds until then)."""
         path = checkpoints.as_path("directory", directory)
         with contextlib.ExitStack() as stack:
             store = cls(path, algorithm, every, keep)
-            found = on_writer(lambda: store._begin_or_resume(stack, key, state))
+            found = on_writer(lambda: store._begin_or_resume(stack, key, state, quick))
             if isinstance(found, _Packed):
                 found = store._unpack(found, state)
             if found is None:
@@ -82,7 +82,7 @@ class Store:
                 position, seconds = found
                 yield store, store._key, position, seconds
 
-    def _begin_or_resume(self, stack: contextlib.ExitStack, key: Any, state: Any) -> Any:
+    def _begin_or_resume(self, stack: contextlib.ExitStack, key: Any, state: Any, quick: bool) -> Any:
         """(where the newest whole checkpoint stands, the seconds until then), or None where there is none."""
         check_writable(self.path)
         stack.enter_context(locked(self.path))
@@ -90,6 +90,7 @@ class Store:
         names = checkpoints.checkpoint_names(self._checkpoints)
         if names:
             position, seconds = self._resume(names, key, state)
+            self._warn_of_compiling(quick)
             return (position, seconds) if jax.process_count() == 1 else self._pack(position, seconds)
         if (self.path / "sweep.json").exists():
             raise ValueError(f"directory: {self.path} holds a sweep; name another directory")
@@ -103,6 +104,7 @@ class Store:
             "key": None if key is None else key_record(key),
             "state": None if state is None else fingerprint(state),
             "generator": generator_of(key if state is None else state),
+            "quick_compile": quick,
         }
         return None
 
@@ -190,6 +192,16 @@ class Store:
             raise ValueError(
                 f"state: the run in {self.path} was started with {begun}. Give the same to go on, or name another "
                 f"directory"
+            )
+
+    def _warn_of_compiling(self, quick: bool) -> None:
+        before = self._start.get("quick_compile", False)
+        if quick != before:
+            warnings.warn(
+                f"quick_compile: the run in {self.path} was started with {before} and goes on with {quick}: its "
+                f"numbers may differ in rounding from those of an uninterrupted one",
+                RuntimeWarning,
+                stacklevel=2,
             )
 
     def _set_aside(self, path: pathlib.Path, problem: str, used: str) -> None:
