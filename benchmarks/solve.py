@@ -1,11 +1,12 @@
 """How long from the start of Python until CartPole-v1 is solved: importing, compiling, training?
 
-Each library with its own best settings for the task (jaxpg with those of PPO, too), told in `solve_program.py`, and the
-smallest of its budgets of steps with which every seed tried reaches a mean return of 475 in 128 fresh episodes (found
-first, and not timed; the largest where none does; `--budgets` gives those known from before). Then fresh processes take
-turns, forth and back, another seed each round: timed from the start of the process to the end of training. JAX's
-libraries start with nothing compiled, and again with JAX's persistent compilation cache filled (cached), as `jaxpg
-train` has it after its first run.
+jaxpg with PGPE of a linear policy, compiled quickly, and with PPO; the others with PPO as each publishes it for the
+task (`solve_program.py`); PPO in JAX also with XLA's options of our quick compiling. Each has the smallest of its
+budgets of steps with which every seed tried reaches a mean return of 475 in 128 fresh episodes (found first, and not
+timed; the largest where none does; `--budgets` gives those known from before). Then fresh processes take turns, forth
+and back, another seed each round: timed from the start of the process to the end of training. JAX's libraries start
+with nothing compiled, and again with JAX's persistent compilation cache filled (cached), as `jaxpg train` has it after
+its first run.
 
     python -m benchmarks solve [--purejaxrl PATH/ppo.py]     benchmarks/results/solve_cpu.json
     python -m benchmarks solve --quick                       outputs/benchmarks/solve_cpu.json, without peers
@@ -36,18 +37,25 @@ BUDGETS = {
 }
 SEEDS = 5  # That a budget is tried with.
 WITHOUT_JAX = ("stable_baselines3",)
+COMPILED_QUICKLY = ("jaxpg", "rejax", "purejaxrl")  # Too: are a peer's best settings those?
+QUICK = (
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
 
 
 class Contender:
     """A library, and the Python and the file that run it."""
 
-    def __init__(self, name, python, kind, folder):
-        """`folder`: where the compilation cache is kept, or None: nothing is compiled before."""
+    def __init__(self, name, python, kind, folder, flags=None):
+        """`folder`: where the compilation cache is kept, or None: nothing is compiled before. `flags`: XLA's."""
         self.name = name
         self._command = [str(python), "-P", str(pathlib.Path(__file__).with_name("solve_program.py")), str(kind)]
         self._environment = {k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", *CACHED)}
         if folder is not None:
             self._environment |= {**CACHED, "JAX_COMPILATION_CACHE_DIR": folder}
+        if flags is not None:
+            self._environment["XLA_FLAGS"] = flags
 
     def run(self, steps, seed):
         """(seconds from the start to the trained policy, its return)."""
@@ -102,6 +110,8 @@ def main(arguments=None):
                 tried = BUDGETS[name][:1] if options.quick else BUDGETS[name]
                 budgets[name], trials[name] = smallest_budget(cached, tried, 1 if options.quick else SEEDS)
             contenders[name] = Contender(name, python, kind, None)
+            if name in COMPILED_QUICKLY:
+                contenders[f"{name}, quick"] = Contender(name, python, kind, None, QUICK)
             if name not in WITHOUT_JAX:
                 contenders[f"{name}, cached"] = cached
         found = {name: [] for name in contenders}

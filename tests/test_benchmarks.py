@@ -289,6 +289,28 @@ def test_goals_compare_the_quickest_peer_with_our_best():
     assert check.judge(goals, results, reached=slower)[0][2] == pytest.approx(0.9 * 1.2)
 
 
+def test_the_goal_of_solving_takes_each_at_its_best_and_ours_only_where_it_solves():
+    from benchmarks import check, report, solve, solve_program
+
+    def facts(seconds, lowest=500.0):
+        return {**of_rounds(seconds, seconds), "returns": [500.0, lowest]}
+
+    found = {"jaxpg": facts(6.0), "jaxpg_linear": facts(3.0), "rejax": facts(9.0), "rejax, quick": facts(7.5),
+             "jaxpg_linear, cached": facts(2.0), "rejax, cached": facts(5.0)}  # fmt: skip
+    cold, cached = check.of_solve(""), check.of_solve(", cached")
+    assert cold({"contenders": found}) == 2.5 and cached({"contenders": found}) == 2.5
+    assert cold({"contenders": {**found, "jaxpg_linear": facts(3.0, 400.0)}}) == 1.25
+    assert set(solve.BUDGETS) <= set(report.PLAYERS)
+    assert set(solve.BUDGETS) - {"purejaxrl"} == set(solve_program.KINDS)
+
+
+@pytest.mark.slow
+def test_pgpe_of_a_linear_policy_solves():
+    from benchmarks import solve_program
+
+    assert solve_program.jaxpg_linear(200_000, 0)[1] >= 475
+
+
 def test_the_check_fails_where_a_goal_is_missed(monkeypatch, tmp_path, capsys):
     from benchmarks import check
 
