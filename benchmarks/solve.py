@@ -99,6 +99,7 @@ def main(arguments=None):
             result["purejaxrl_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         gym = python_of("gym", options)
         pythons |= {name: (gym, name) for name in ("stable_baselines3", "sbx")}
+    pythons = {name: found for name, found in pythons.items() if name in options.contenders}
     with tempfile.TemporaryDirectory() as folder:
         budgets, trials, contenders = {}, {}, {}
         for name, (python, kind) in pythons.items():
@@ -150,6 +151,7 @@ def parse(arguments):
     add_options(parser)
     parser.add_argument("--gym-python", help="the same with stable-baselines3 and sbx-rl")
     parser.add_argument("--budgets", type=json.loads, default={}, help='known from before: {"rejax": 200000, …}')
+    parser.add_argument("--contenders", nargs="+", choices=list(BUDGETS), default=list(BUDGETS), help="with jaxpg")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 5)
     return options
