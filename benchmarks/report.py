@@ -91,9 +91,9 @@ shapes, at each `apply`) | tracing and lowering `train`, 16 × 64, under a profi
 | the updates compiled as what runs once, from a fresh start of Python | PPO, 16 × 64: compiling 6.0 → 1.5 s, 50,000 \
 steps 1.1 → 4.4 s; PGPE of a linear policy: 4.2 → 1.0 s and 0.03 → 0.08 s | as an option, `train(quick_compile=True)` |
 | PGPE of a linear policy, compiled so, for CartPole (`python -m benchmarks solve --rounds 2 --contenders jaxpg \
-jaxpg_linear rejax purejaxrl`, a slower spell of the machine) | to a return of 475 from the start of Python: 5.8 s; PPO \
-12.3, quick 11.4; rejax 13.7, quick 15.1; PureJaxRL 16.3, quick 23.7; compiled before: 5.0, PPO 5.6, rejax 8.6, \
-PureJaxRL 11.6 | as a contender of `solve` |
+jaxpg_linear rejax purejaxrl`, a slow spell) | to a return of 475 from the start of Python: 5.8 s; PPO 12.3, quick \
+11.4; rejax 13.7, quick 15.1; PureJaxRL 16.3, quick 23.7; compiled before: 5.0, PPO 5.6, rejax 8.6, PureJaxRL 11.6 \
+| as a contender of `solve` |
 | what a step of the rollout records as one vector for each dtype; what its lanes carry, too | 4 × 128: 9,917 → 9,145 \
 operations an update, the time not told from noise; with the lanes 10,711, as XLA cuts them out one by one | no |
 | layers as x (Wᵀ)ᵀ; the weights' gradients in two or four parts | 64 × 64, 1,024 rows: not told from noise | no |
