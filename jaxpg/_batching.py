@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.core import eval_jaxpr
 from jax.custom_batching import custom_vmap
 
-__all__ = ["any_member", "in_batches", "read_row", "write_row"]
+__all__ = ["any_member", "in_batches", "mapped_like", "read_row", "write_row"]
 
 
 @custom_vmap
@@ -29,6 +29,22 @@ def any_member(flag: jax.Array) -> jax.Array:
 def _any_member_rule(axis_size, in_batched, flag):
     del axis_size
     return (any_member(jnp.any(flag, axis=0)) if in_batched[0] else any_member(flag)), False
+
+
+@custom_vmap
+def mapped_like(tree: Any, others: Any) -> Any:
+    """`tree`; under a `vmap` that maps any of `others`, every leaf of it mapped, too."""
+    del others
+    return tree
+
+
+@mapped_like.def_vmap
+def _mapped_like_rule(axis_size, in_batched, tree, others):
+    of_tree, of_others = in_batched
+    if any(jax.tree.leaves(of_others)):
+        tree = jax.tree.map(lambda x, b: x if b else jnp.broadcast_to(x, (axis_size, *x.shape)), tree, of_tree)
+        of_tree = jax.tree.map(lambda _: True, of_tree)
+    return mapped_like(tree, others), of_tree
 
 
 def read_row(rows: Any, index: jax.Array) -> Any:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg import _check, _mesh
-from jaxpg._batching import any_member, write_row
+from jaxpg._batching import any_member, mapped_like, write_row
 from jaxpg._keywords import hinted
 from jaxpg._plan import default, require_max_steps, row_bytes, worst_rows
 from jaxpg._threefry import fold_in
@@ -158,6 +158,9 @@ def episodes(
 
     lanes = jax.eval_shape(lanes_for, jnp.arange(num_lanes, dtype=jnp.int32))
     start = _start(lanes, buffer, max_slots, any_member(queue.num_slots > 0))
+    # All but what is one scalar for all members.
+    alone = mapped_like(start._replace(row=None, going=None), (params, key, queue))
+    start = alone._replace(row=start.row, going=start.going)
     end = jax.lax.while_loop(lambda rnd: rnd.going, body, start)
     return (end.buffer, end.row, *_what_is_left(end, queue))
 

@@ -267,3 +267,36 @@ def test_loops_keep_scalar_predicates_under_vmap(key):
     for name in ("dynamic_update_slice", "cond", "while"):
         assert plain.count(name) == mapped.count(name) > 0, name
     assert plain.count("scatter") == mapped.count("scatter")
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_vmap_batches_the_loop_over_episodes_no_more_often_than_it_must(levels, key):
+    """Once to see what is mapped and once for the program, at each level; from zeros, it would take a pass a step."""
+    passes = []
+
+    @jax.custom_batching.custom_vmap
+    def counted(x):
+        return x
+
+    @counted.def_vmap
+    def _(axis_size, in_batched, x):
+        passes.append(axis_size)
+        return counted(x), in_batched[0]
+
+    env = countdown(9)
+    policy = dataclasses.replace(
+        jaxpg.policies.mlp(env, (4,)), apply=lambda params, x: jaxpg.policies.mlp(env, (4,)).apply(params, counted(x))
+    )
+    params = policy.init(key)
+
+    def play(key):
+        return rollout.collect(env, policy, params, key, num_episodes=6, num_lanes=2)[1]
+
+    jax.make_jaxpr(play)(key)
+    inside = len(passes)  # Rows of lanes are a vmap, too.
+    passes.clear()
+    keys = key
+    for _ in range(levels):
+        play, keys = jax.vmap(play), jnp.stack([keys, keys])
+    jax.make_jaxpr(play)(keys)
+    assert len(passes) == inside + 2 * levels

@@ -174,11 +174,16 @@ def pgpe(
         z = free(state.params, _normal_like(noise_key, state.params, n))
 
         def perturbed(draw: tuple, mean: Any, log_std: Any, episode_key: jax.Array) -> EpisodeStatistics:
-            def one(sign: jax.Array, index: jax.Array, z: Any) -> EpisodeStatistics:
-                params = jax.tree.map(lambda mean, s, z: mean + sign * jnp.exp(s) * z, mean, log_std, z)
-                return play(fold_in(episode_key, index), params)
+            indices, z = draw
 
-            return jax.vmap(lambda sign: jax.vmap(lambda draw: one(sign, *draw))(draw))(signs)
+            def one(sign: jax.Array, place: jax.Array) -> EpisodeStatistics:
+                params = jax.tree.map(lambda mean, s, z: mean + sign * jnp.exp(s) * z[place], mean, log_std, z)
+                return play(fold_in(episode_key, indices[place]), params)
+
+            # Signs and draws as one axis: with two, `vmap` would batch the loop over episodes twice.
+            sign, place = jnp.repeat(signs, indices.size), jnp.tile(jnp.arange(indices.size), signs.size)
+            played = jax.vmap(one)(sign, place)
+            return jax.tree.map(lambda x: x.reshape(signs.size, -1, *x.shape[1:]), played)
 
         _mesh.divides("num_perturbations", n)
         on_devices = _mesh.along_devices(_mesh.current(), perturbed, cut=(0,), axes=1)

@@ -76,7 +76,7 @@ class Program:
             every = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)
             return strong(every(lambda run: self.build(run[0]).init(run[1]), (traced, keys)))
 
-        return self._compiled(start, (0, 1), 0)
+        return self._compiled(start, (0, 1), 0, compiler_options=_compile.for_one_call())
 
     @functools.cached_property
     def block(self) -> Callable[..., Block]:
@@ -88,15 +88,15 @@ class Program:
             return strong(state), metrics, is_bad
 
         def run(traced, states, left, most):
-            every = functools.partial(in_slices, step, traced)
-            shapes = jax.eval_shape(every, states)[1]
+            every = jax.jit(functools.partial(in_slices, step))  # Traced for its shapes, and not again in the loop.
+            shapes = jax.eval_shape(every, traced, states)[1]
             metrics = {name: jnp.zeros((MAX_BLOCK, *x.shape), x.dtype) for name, x in shapes.items()}
             metrics |= {name: jnp.zeros((MAX_BLOCK, *left.shape), bool) for name in (DONE, BAD)}
 
             def body(carry):
                 states, metrics, count, left = carry
                 going = left > 0
-                after, new, is_bad = every(states)
+                after, new, is_bad = every(traced, states)
                 new |= {DONE: going, BAD: going & is_bad}
                 metrics = {name: metrics[name].at[count].set(value) for name, value in new.items()}
                 taken = jnp.where(going, new["env_steps"], 0).astype(left.dtype)
@@ -136,9 +136,11 @@ class Program:
 
         return self._compiled(jax.vmap(play), (0, 1, 2), 0)
 
-    def _compiled(self, function: Callable, cut: tuple[int, ...], axes: Any, **options: Any) -> Callable:
+    def _compiled(
+        self, function: Callable, cut: tuple[int, ...], axes: Any, compiler_options: Any = None, **options: Any
+    ) -> Callable:
         """The function, each device of the mesh with its part of the runs; results have their [run] axes at `axes`."""
         if self.mesh is not None:  # Said again: arrays without entries would be laid out otherwise.
             options["out_shardings"] = jax.tree.map(functools.partial(sharded, self.mesh), axes)
         laid_out = along_devices(self.mesh, function, cut=cut, axes=axes)
-        return jax.jit(laid_out, compiler_options=_compile.for_many_runs(), **options)
+        return jax.jit(laid_out, compiler_options=_compile.for_many_runs() | (compiler_options or {}), **options)
