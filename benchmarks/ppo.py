@@ -2,8 +2,9 @@
 
 Jobs: CartPole-v1 with 4 × 128, 8 × 128 and 2,048 × 128 steps an update, MinAtar's Breakout with 64 × 128, Pendulum-v1
 with 2,048 × 16; two hidden layers of 64, policy and critic apart. Contenders: `train` with one device; `train_per_core`
-with one a core (`mesh="auto"`), and where little is done at a time `train_one_thread`, XLA with one thread; and the
-peers that a job names, in environments of their own that this script makes: rejax; stable-baselines3 and sbx, on
+with one a core (`mesh="auto"`), and where little is done at a time `train_one_thread`, XLA with one thread; for each of
+these the networks alone (networks.py), about the least that an update of these networks can take; and the peers that a
+job names, in environments of their own that this script makes: rejax; stable-baselines3 and sbx, on
 gymnasium's CartPole; brax, which knows only continuous actions, on a Pendulum written for it, with one device and with
 one a core; and, where `--purejaxrl` names its ppo.py, a single file with `make_train(config)`; those on gymnax with one
 thread, too. What stays different between them is told in benchmarks/sweeps.py (but that here jaxpg clips the critic's
@@ -37,6 +38,7 @@ import optax
 
 import jaxpg
 from benchmarks import common
+from benchmarks.networks import Networks
 from benchmarks.peers import Peer, add_options, kept, python_of
 
 _SHARED = dict(discount=0.99, lambda_=0.95, clip=0.2, value_clip=0.2, value_coefficient=0.5, entropy_coefficient=0.01,
@@ -265,18 +267,23 @@ def main(arguments=None):
             return process
 
         cores = common.num_cores()
-        ours = {"train": closed(common.Process("one device", Player, 1))}
+        settings = {"train": ("one device", 1)}
         if cores > 1:
-            ours["train_per_core"] = closed(common.Process("a device for each core", Player, cores))
+            settings["train_per_core"] = ("a device for each core", cores)
         if any(JOBS[name]["one_thread"] for name in options.jobs):
-            ours["train_one_thread"] = closed(common.Process("one thread", Player, 1, 1))
+            settings["train_one_thread"] = ("one thread", 1, 1)
+        ours = {}
+        for who, (what, *devices) in settings.items():
+            ours[who] = closed(common.Process(what, Player, *devices))
+            bare = who.replace("train", "networks")
+            ours[bare] = closed(common.Process(f"networks, {what}", Networks, *devices))
         peers = {name: closed(peer) for name, peer in peers_of(options).items()}
         for name in options.jobs:
             job = JOBS[name]
             if options.quick:
                 job = {**job, "num_envs": min(job["num_envs"], 64), "turn": 1, "reach": 1, "seeds": 1}
             common.note(name)
-            own = {who: player for who, player in ours.items() if who != "train_one_thread" or job["one_thread"]}
+            own = {who: player for who, player in ours.items() if job["one_thread"] or "_one_thread" not in who}
             contenders = own | {peer: peers[peer] for peer in job["peers"] if peer in peers}
             facts = compete(job, contenders, options.rounds)
             for contender, process in contenders.items():

@@ -27,6 +27,9 @@ PLAYERS = {
     "rejax": "rejax",
     "purejaxrl": "PureJaxRL",
     "train_one_thread": "`train`, one thread",
+    "networks": "its networks alone, one device",
+    "networks_per_core": "its networks alone, one device a core",
+    "networks_one_thread": "its networks alone, one thread",
     "rejax_one_thread": "rejax, one thread",
     "purejaxrl_one_thread": "PureJaxRL, one thread",
     "stable_baselines3": "stable-baselines3",
@@ -54,8 +57,8 @@ Two cores, one device and one thread (`NPROC=1`) unless said otherwise; seconds 
 |---|---|---|
 | rows of a minibatch as one axis, not [1, rows]: with a second `vmap`, if only over an axis of length 1, XLA \
 multiplies both factors of the weights' gradients transposed | 2,048 × 128: 1.86 → 1.02 s | yes |
-| threads as many as cores, not 16 (which had been there against the hang of the next row) | 2,048 × 128, two threads: \
-1.35 → 0.94 s; a sweep of 16 runs with one device a core: 90,000 → 172,000 steps/s | yes |
+| threads as many as cores, not 16 (which had been there against the hang of the next row) | 2,048 × 128, two \
+threads: 1.35 → 0.94 s; a sweep of 16 runs with one device a core: 90,000 → 172,000 steps/s | yes |
 | orthogonal weights by Gram-Schmidt, not by LAPACK: JAX cuts a batch of factorisations into tasks for the threads \
 that wait for them, so that vmapped initialisations could wait for ever | 256 runs at a time start | yes |
 | the shuffle by a Feistel network, not by sorting | 16 × 64, 10 epochs, two threads: 12.4 → 11.0 ms; 262,144 rows, \
@@ -68,42 +71,61 @@ apart: 133 → 1.5 ms | yes |
 | the same written for whole batches, beside `apply` | the gradient of 512 rows, apart: 227 → 178 µs; but \
 `policy_gradient`, every episode of 200 steps: 0.55 → 0.51 s with blocks of 256 steps, 0.54 → 0.58 s with 512 | no: a \
 second way through every network for so little |
-| what was finite and what is kept after an update as one vector and one `cond`, not leaf by leaf | compiling `train`: \
-449 → 322 loops, 3.0 → 2.4 s | yes |
+| what was finite and what is kept after an update as one vector and one `cond`, not leaf by leaf | compiling \
+`train`: 449 → 322 loops, 3.0 → 2.4 s | yes |
 | Adam on one flat vector | compiling: 322 → 301 loops, 2.3 → 2.1 s | no |
 | XLA's optimisation level 1; LLVM's expensive passes off; fewer parts for LLVM | compiling: 3.0 → 2.3 to 2.6 s; \
 updates as fast | no: others' flags are not ours to set |
-| the weights' gradients as (ȳᵀ x)ᵀ with ȳᵀ laid out by itself (`policies/_product.py`), behind barriers without which \
-XLA turns the product back | gradients of 1,024 rows by two networks: 0.82 → 0.70 ms; of 512 rows by two of MinAtar's \
-convolutional ones: 17 → 13 ms; 2,048 × 128, one device a core, with the next row: 680 → 565 ms; `policy_gradient`, \
-200 steps each, two threads: 0.72 → 0.66 s | yes, on CPUs |
+| the weights' gradients as (ȳᵀ x)ᵀ with ȳᵀ laid out by itself (`policies/_product.py`), behind barriers without \
+which XLA turns the product back | gradients of 1,024 rows by two networks: 0.82 → 0.70 ms; of 512 rows by two of \
+MinAtar's convolutional ones: 17 → 13 ms; 2,048 × 128, one device a core, with the next row: 680 → 565 ms; \
+`policy_gradient`, 200 steps each, two threads: 0.72 → 0.66 s | yes, on CPUs |
 | values of a segment in blocks of a step, where one step has more rows than a block | 262,144 rows: 90 → 24 ms | yes |
 | one thread for one small run | 4 × 128: 3.3 to 4.0 → 2.8 ms | `use_cpu_cores(1, num_threads=1)` |
 | XLA's preset for fast programs; vectors of 512 bits; products by LLVM | 4 × 128: not told from noise | no |
 | gymnax imported without seaborn and pyplot, which it draws with | making an environment: 1.9 → 0.8 s | yes |
-| the first state compiled as what runs once (`jaxpg/_compile.py`: no optimisation by LLVM, no \
-fusion emitters), with one reset in it for each lane's first two episodes | compiling `init` of \
-16 × 64: 2.6 → 0.8 s | yes, on CPUs |
+| the first state compiled as what runs once (`jaxpg/_compile.py`: no optimisation by LLVM, no fusion emitters), with \
+one reset in it for each lane's first two episodes | compiling `init` of 16 × 64: 2.6 → 0.8 s | yes, on CPUs |
 | Threefry and the orthogonal weights as functions of their own, traced once (flax draws a layer's weights anew, as \
 shapes, at each `apply`) | tracing and lowering `train`, 16 × 64, under a profiler: 2.9 → 1.6 s | yes |
 | XLA's optimisation level 1 for the updates alone | compiling: 0.68 to 1.04 of the time, four pairs; updates as fast \
 | no: not tried on environments whose steps are long loops |
 | the updates compiled as what runs once, from a fresh start of Python | PPO, 16 × 64: compiling 6.0 → 1.5 s, 50,000 \
-steps 1.1 → 4.4 s; PGPE of a linear policy: 4.2 → 1.0 s and 0.03 → 0.08 s | as an option, `train(quick_compile=True)` |
-| PGPE of a linear policy, compiled so, for CartPole (`python -m benchmarks solve --rounds 2 --contenders jaxpg \
-jaxpg_linear rejax purejaxrl`, a slow spell) | to a return of 475 from the start of Python: 5.8 s; PPO 12.3, quick \
-11.4; rejax 13.7, quick 15.1; PureJaxRL 16.3, quick 23.7; compiled before: 5.0, PPO 5.6, rejax 8.6, PureJaxRL 11.6 \
-| as a contender of `solve` |
+steps 1.1 → 4.4 s; PGPE of a linear policy: 4.2 → 1.0 s and 0.03 → 0.08 s | as an option, `train(quick_compile=True)` \
+|
+| PGPE of a linear policy, compiled so, for CartPole | to a return of 475 from the start of Python, in the time of \
+PPO: 0.40 (0.39 to 0.54) | as a contender of `solve` |
+| what a loop over episodes carries mapped from the start, and PGPE's signs and draws as one axis: `vmap` had batched \
+the loop 13 times until it knew what is mapped, and does so twice | tracing `train` of PGPE: 1.5 to 2.3 → 0.7 s | yes \
+|
+| an update of a sweep traced once for its metrics and the loop, and alone for the check of its settings; the first \
+states compiled as what runs once | 16 runs of PPO: tracing 3.6 → 1.6 s, compiling the first states 3.9 → 1.3 s | yes \
+|
+| the first state of a run in strong types inside the program that makes it | a run of one update, compiled before: \
+18 → 9 ms | yes |
+| the first layers of the policy and the critic as one product | gradients of both, times as long: 128 rows of 4 \
+numbers 1.05 to 1.18, 1,024 rows 1.22, of 400 numbers 1.05 | no |
+| the policy's gradient before the critic's begins, so that less has to stay in the cache | 0.97 to 1.02 | no |
+| loops unrolled twice and four times | 4 × 128: the rollout 1.00 and 0.99 of the time; the minibatches 1.02 and \
+1.21, compiling 5.6 → 11.9 s | no |
+| without Adam; metrics; the look for what is not finite; the naming of who did it | 4 × 128: 0.95; 0.98; 0.98; 0.99 \
+of the time: what work on them could bring at most | |
+| layers of 4 × 64 and 64 × 2 weights as sums of products, not by a library | 4 rows, apart: 2.2 → 1.6 µs a step of \
+the rollout, 16 rows 4.9 → 4.9 | no: a layer does not know its rows |
+| smaller blocks of a minibatch's rows in Breakout: 512, 256, 128 | one device: 1.04, 1.21, 1.25 of the time; one a \
+core: 1.00 | no |
+| a minibatch's rows taken without a look at the bounds | 1,024 rows of 400 numbers: 0.48 → 0.46 ms, of which a copy \
+of as many rows in a piece takes 0.41 | no |
 | what a step of the rollout records as one vector for each dtype; what its lanes carry, too | 4 × 128: 9,917 → 9,145 \
 operations an update, the time not told from noise; with the lanes 10,711, as XLA cuts them out one by one | no |
 | layers as x (Wᵀ)ᵀ; the weights' gradients in two or four parts | 64 × 64, 1,024 rows: not told from noise | no |
 
 What is left. With 4 environments an update is many small things: a step of the rollout is 49 operations of the \
-compiled program and a gradient step 169, most of which take less than a microsecond; 16 gradients of 128 rows, 0.1 ms \
-each when computed over and over, are 1.6 of an update's 2.8 ms. At 2,048 × 128 three parts of four are products \
-and tanh, the products at 80 to 105 GFLOP/s a core. In Breakout two parts of three are the four products with the \
-400 inputs, at 60 to 80. Gradients of whole episodes of equal length cannot be 6 times as \
-quick as the idiomatic ones on this machine, for those take but twice the floor.
+compiled program and a gradient step 169, most of which take less than a microsecond; 16 gradients of 128 rows, 0.1 \
+ms each when computed over and over, are 1.6 of an update's 2.8 ms. At 2,048 × 128 three parts of four are products \
+and tanh, the products at 80 to 105 GFLOP/s a core. In Breakout two parts of three are the four products with the 400 \
+inputs, at 60 to 80. Gradients of whole episodes of equal length cannot be 6 times as quick as the idiomatic ones on \
+this machine, for those take but twice the floor.
 """
 
 
@@ -183,7 +205,9 @@ def ppo(result):
         f"{where.pop() + ' ' if len(where) == 1 else ''}What remains different between the contenders is told in "
         "[benchmarks/sweeps.py](../benchmarks/sweeps.py), [peer_gym.py](../benchmarks/peer_gym.py) and "
         "[peer_brax.py](../benchmarks/peer_brax.py). Returns are those of 128 fresh episodes of each run's last "
-        "parameters.\n",
+        "parameters. The networks alone are what no update can do without: forward in the rollout, forward and "
+        "backward for each minibatch, without environments, sampling, shuffling and loss "
+        "([networks.py](../benchmarks/networks.py)).\n",
     ]
     for name, job in jobs.items():
         played = next(iter(job["contenders"].values())).get("env_steps")
@@ -268,7 +292,7 @@ def solve(result):
         f"From the start of Python until CartPole-v1 is solved{ours}, the others with PPO as each publishes it for the "
         "task. Each has the smallest of its budgets with which five of five seeds got there: `python -m benchmarks "
         f"solve`. {scaling_page.where(result)} Cached: with JAX's persistent compilation cache filled. Returns are "
-        "those of 128 fresh episodes of each timed run.\n",
+        "those of 128 fresh episodes of each timed run: of sampled actions, but for PGPE, which trains the mode.\n",
         "| | budget, steps | seconds | range | time, in that of jaxpg's PPO | returns |",
         "|---|---|---|---|---|---|",
     ]

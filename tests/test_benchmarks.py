@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import pathlib
 from fractions import Fraction
 
@@ -266,8 +267,45 @@ def test_ppo_benchmark(tmp_path):
     result = ppo.main(["--quick", "--jobs", "cartpole_4", "--out", str(out)])
     facts = result["jobs"]["cartpole_4"]["contenders"]
     assert result["jobs"] == json.loads(out.read_text())["jobs"] and "train" in facts
-    assert all(f["steps_per_second"] > 0 and len(f["returns"]) == 1 for f in facts.values())
-    assert "CartPole-v1, 4 × 128" in report.ppo(result)
+    assert all(f["steps_per_second"] > 0 for f in facts.values())
+    assert all(("networks" in name) or len(f["returns"]) == 1 for name, f in facts.items())
+    text = report.ppo(result)
+    assert "CartPole-v1, 4 × 128" in text and "its networks alone, one device |" in text
+
+
+@pytest.mark.parametrize("num_envs", [8, pytest.param(512, marks=pytest.mark.slow)])  # One block, and several.
+def test_the_networks_alone_do_all_products_of_an_update(num_envs):
+    from benchmarks import networks, ppo
+
+    job = {**ppo.JOBS["cartpole_4"], "num_envs": num_envs, "num_steps": 16}
+    env, policy, critic = networks.models(job)
+    params = (policy.init(jax.random.key(0)), critic.init(jax.random.key(1)))
+    observations = jnp.ones((16, num_envs, 4))
+
+    def products(jaxpr, times=1):
+        """Floating-point operations in matrix products, those in a loop as often as it runs."""
+        total = 0
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                contracted = equation.params["dimension_numbers"][0][0]
+                shape = equation.invars[0].aval.shape
+                total += 2 * times * equation.outvars[0].aval.size * math.prod(shape[i] for i in contracted)
+            inner = times * equation.params.get("length", 1)  # A scan's.
+            for sub in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+                if hasattr(sub, "eqns") or hasattr(sub, "jaxpr"):
+                    total += products(getattr(sub, "jaxpr", sub), inner)
+        return total
+
+    jaxpr = jax.make_jaxpr(lambda p, x: networks.update(job, policy, critic, p, x))(params, observations).jaxpr
+    weights = [sum(layer["kernel"].size for layer in model.values()) for model in params]
+    first = 4 * 64
+    rows, epochs = 16 * num_envs, job["num_epochs"]
+    forward = 2 * rows * sum(weights)
+    gradient = 2 * rows * epochs * sum(3 * number - first for number in weights)
+    padded = 2 * rows * epochs * 64  # The critic's one output, as two (policies/_product.py).
+    assert forward + gradient <= products(jaxpr) <= forward + gradient + padded
+    after = networks.update(job, policy, critic, params, observations)
+    assert jax.tree.structure(after) == jax.tree.structure(params)
 
 
 def of_rounds(*seconds):

@@ -158,9 +158,10 @@ def test_peers_play_in_their_jobs(fakes, tmp_path, capsys):
     result = ppo.main([*fakes, "--jobs", "cartpole_8", "pendulum_2048", "--rounds", "2", "--out", str(out)])
     assert json.loads(out.read_text()) == result
     found = {name: list(job["contenders"]) for name, job in result["jobs"].items()}
-    ours = ["train", "train_per_core"]
+    ours = ["train", "networks", "train_per_core", "networks_per_core"]
+    small = [*ours, "train_one_thread", "networks_one_thread"]
     assert found == {
-        "cartpole_8": [*ours, "train_one_thread", "rejax", "rejax_one_thread", "stable_baselines3", "sbx"],
+        "cartpole_8": [*small, "rejax", "rejax_one_thread", "stable_baselines3", "sbx"],
         "pendulum_2048": [*ours, "brax", "brax_per_core"],
     }
     brax = result["jobs"]["pendulum_2048"]["contenders"]["brax"]

@@ -86,7 +86,12 @@ def play_block(
 
 def start(algorithm: Algorithm, mesh: Mesh | None, key: Any) -> Any:
     """The algorithm's first state."""
-    return lay_out(algorithm, mesh, strong(_compile.quickly(algorithm.init)(key)))
+    return lay_out(algorithm, mesh, _init(algorithm)(key))
+
+
+@functools.lru_cache(maxsize=16)
+def _init(algorithm: Algorithm) -> Callable[[Any], Any]:
+    return _compile.quickly(lambda key: strong(algorithm.init(key)))
 
 
 def lay_out(algorithm: Algorithm, mesh: Mesh | None, state: Any) -> Any:
