@@ -112,6 +112,9 @@ numbers 1.05 to 1.18, 1,024 rows 1.22, of 400 numbers 1.05 | no |
 of the time: what work on them could bring at most | |
 | layers of 4 × 64 and 64 × 2 weights as sums of products, not by a library | 4 rows, apart: 2.2 → 1.6 µs a step of \
 the rollout, 16 rows 4.9 → 4.9 | no: a layer does not know its rows |
+| why two threads make a small run slower: XLA runs independent operations of a loop's body on both, 100,000 of \
+320,000 on the second; nothing but one thread turns that off | 4 × 128: 5.2 → 7.5 ms where the metrics are recorded | \
+no: `use_cpu_cores(1, num_threads=1)` |
 | smaller blocks of a minibatch's rows in Breakout: 512, 256, 128 | one device: 1.04, 1.21, 1.25 of the time; one a \
 core: 1.00 | no |
 | a minibatch's rows taken without a look at the bounds | 1,024 rows of 400 numbers: 0.48 → 0.46 ms, of which a copy \
@@ -120,11 +123,14 @@ of as many rows in a piece takes 0.41 | no |
 operations an update, the time not told from noise; with the lanes 10,711, as XLA cuts them out one by one | no |
 | layers as x (Wᵀ)ᵀ; the weights' gradients in two or four parts | 64 × 64, 1,024 rows: not told from noise | no |
 
-What is left. With 4 environments an update is many small things: a step of the rollout is 49 operations of the \
-compiled program and a gradient step 169, most of which take less than a microsecond; 16 gradients of 128 rows, 0.1 \
-ms each when computed over and over, are 1.6 of an update's 2.8 ms. At 2,048 × 128 three parts of four are products \
-and tanh, the products at 80 to 105 GFLOP/s a core. In Breakout two parts of three are the four products with the 400 \
-inputs, at 60 to 80. Gradients of whole episodes of equal length cannot be 6 times as quick as the idiomatic ones on \
+What is left. PPO's numbers above are of a slow spell of the machine, whose processors others use, too; on a quiet \
+one the ratios to the quickest peer were 1.23 with 4 × 128, 2.84 with 2,048 × 128 and 1.34 in Breakout (18 November \
+2026). How far there is to go, the networks alone tell: an update of nothing else takes 0.61 of the time of our best \
+with 4 × 128, 0.79 with 2,048 × 128 and 0.61 in Breakout, so that against the same peers at the most 1.9, 3.1 and 1.9 \
+could be reached, with environments, sampling, shuffling, losses and Adam for nothing, unless the products themselves \
+become quicker: for 128 rows of 64 numbers XLA does them at 47 GFLOP/s, tanh included, for 1,024 at 59. With 4 \
+environments the rest is many small things, 49 operations of the compiled program for a step of the rollout and 169 \
+for a gradient step. Gradients of whole episodes of equal length cannot be 6 times as quick as the idiomatic ones on \
 this machine, for those take but twice the floor.
 """
 
