@@ -1,4 +1,4 @@
-"""An update of PPO without all that is not its networks: about the least that it takes, whoever writes it.
+"""An update of PPO without all that is not its networks, as jaxpg computes them: what there is left to gain.
 
 What is left of it: the policy forward in every step of the rollout, the critic forward for every row, and both of them
 forward and backward for every minibatch, in blocks as jaxpg has them, with a step down the gradient. No environment is
@@ -27,7 +27,7 @@ def models(job):
 def update(job, policy, critic, params, observations):
     """(policy's, critic's) parameters after an update; `observations` [step, lane, …] stand for what is played.
 
-    Every part needs a number of the part before: no product can be left out, or taken out of a loop.
+    Every part needs a number of the part before, so that no product is left out, or taken out of a loop.
     """
     total = jnp.zeros(())
 

@@ -1,14 +1,14 @@
 """How fast is PPO, with the hyperparameters, the network and the returns of its peers?
 
 Jobs: CartPole-v1 with 4 × 128, 8 × 128 and 2,048 × 128 steps an update, MinAtar's Breakout with 64 × 128, Pendulum-v1
-with 2,048 × 16; two hidden layers of 64, policy and critic apart. Contenders: `train` with one device; `train_per_core`
-with one a core (`mesh="auto"`), and where little is done at a time `train_one_thread`, XLA with one thread; for each of
-these the networks alone (networks.py), about the least that an update of these networks can take; and the peers that a
-job names, in environments of their own that this script makes: rejax; stable-baselines3 and sbx, on
-gymnasium's CartPole; brax, which knows only continuous actions, on a Pendulum written for it, with one device and with
-one a core; and, where `--purejaxrl` names its ppo.py, a single file with `make_train(config)`; those on gymnax with one
-thread, too. What stays different between them is told in benchmarks/sweeps.py (but that here jaxpg clips the critic's
-change, too), peer_gym.py and peer_brax.py.
+with 2,048 × 16; two hidden layers of 64, policy and critic apart. Contenders: `train` with one device;
+`train_per_core` with one a core (`mesh="auto"`), and where little is done at a time `train_one_thread`, XLA with one
+thread; for each of these its networks alone (networks.py); and the peers that a job names, in environments of their
+own that this script makes: rejax; stable-baselines3 and sbx, on gymnasium's CartPole; brax, which knows only
+continuous actions, on a Pendulum written for it, with one device and with one a core; and, where `--purejaxrl` names
+its ppo.py, a single file with `make_train(config)`; those on gymnax with one thread, too. What stays different between
+them is told in benchmarks/sweeps.py (but that here jaxpg clips the critic's change, too), peer_gym.py and
+peer_brax.py.
 
 Method. Every contender has a process of its own; the processes stay alive and take turns, forth and back. A turn is a
 few updates, compiling apart: from the start, but those of stable-baselines3, sbx and brax go on. One device of JAX may

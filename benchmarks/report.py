@@ -98,9 +98,10 @@ PPO: 0.40 (0.39 to 0.54) | as a contender of `solve` |
 | what a loop over episodes carries mapped from the start, and PGPE's signs and draws as one axis: `vmap` had batched \
 the loop 13 times until it knew what is mapped, and does so twice | tracing `train` of PGPE: 1.5 to 2.3 → 0.7 s | yes \
 |
-| an update of a sweep traced once for its metrics and the loop, and alone for the check of its settings; the first \
-states compiled as what runs once | 16 runs of PPO: tracing 3.6 → 1.6 s, compiling the first states 3.9 → 1.3 s | yes \
-|
+| an update of a sweep traced once for its metrics and the loop | 16 runs of PPO, the second sweep: tracing 3.0 → 2.2 \
+s | yes |
+| the first states of a sweep compiled as what runs once | 256 runs of 16 environments: compiling 4.7 → 1.6 s, then \
+0.18 → 0.56 s | yes |
 | the first state of a run in strong types inside the program that makes it | a run of one update, compiled before: \
 18 → 9 ms | yes |
 | the first layers of the policy and the critic as one product | gradients of both, times as long: 128 rows of 4 \
@@ -123,12 +124,16 @@ of as many rows in a piece takes 0.41 | no |
 operations an update, the time not told from noise; with the lanes 10,711, as XLA cuts them out one by one | no |
 | layers as x (Wᵀ)ᵀ; the weights' gradients in two or four parts | 64 × 64, 1,024 rows: not told from noise | no |
 
-What is left. PPO's numbers above are of a slow spell of the machine, whose processors others use, too; on a quiet \
-one the ratios to the quickest peer were 1.23 with 4 × 128, 2.84 with 2,048 × 128 and 1.34 in Breakout (18 November \
-2026). How far there is to go, the networks alone tell: an update of nothing else takes 0.61 of the time of our best \
-with 4 × 128, 0.79 with 2,048 × 128 and 0.61 in Breakout, so that against the same peers at the most 1.9, 3.1 and 1.9 \
-could be reached, with environments, sampling, shuffling, losses and Adam for nothing, unless the products themselves \
-become quicker: for 128 rows of 64 numbers XLA does them at 47 GFLOP/s, tanh included, for 1,024 at 59. With 4 \
+What is left. PPO was measured twice, and the ratios to the quickest peer differ: on 22 November 2026 they were 1.23 \
+with 4 × 128, 2.84 with 2,048 × 128, 1.34 in Breakout and 17.7 with 8 × 128 (stable-baselines3 and sbx); a day later, \
+the numbers above, when all took 1.4 to 1.8 times as long, 1.18, 2.48, 1.17 and 25.6. Why was not told apart; the \
+Pendulum is of the first day. How far there is to go, the networks alone tell: an update of nothing else, as jaxpg \
+computes them and without exchange between devices, takes 0.61 of the time of our best with 4 × 128 (both with one \
+thread; 0.51 with one device a core, where the exchange of gradients of 128 rows costs more than it brings), 0.79 \
+with 2,048 × 128 and 0.61 in Breakout. So about 1.9, 3.1 and 1.9 times the speed of the peers is what could be had \
+with all the rest for nothing, unless the products become quicker: for 128 rows of 64 numbers XLA does them at 47 \
+GFLOP/s, tanh included, for 1,024 at 59. In Breakout the rest is 50 ms of an update with one device and 77 with one \
+device a core, where a gradient step exchanges four sums, one behind the other, of which one would do. With 4 \
 environments the rest is many small things, 49 operations of the compiled program for a step of the rollout and 169 \
 for a gradient step. Gradients of whole episodes of equal length cannot be 6 times as quick as the idiomatic ones on \
 this machine, for those take but twice the floor.
@@ -211,8 +216,8 @@ def ppo(result):
         f"{where.pop() + ' ' if len(where) == 1 else ''}What remains different between the contenders is told in "
         "[benchmarks/sweeps.py](../benchmarks/sweeps.py), [peer_gym.py](../benchmarks/peer_gym.py) and "
         "[peer_brax.py](../benchmarks/peer_brax.py). Returns are those of 128 fresh episodes of each run's last "
-        "parameters. The networks alone are what no update can do without: forward in the rollout, forward and "
-        "backward for each minibatch, without environments, sampling, shuffling and loss "
+        "parameters. The networks alone: forward in the rollout, forward and backward for each minibatch, as jaxpg "
+        "computes them, without environments, sampling, shuffling, losses, Adam and the devices' exchange of gradients "
         "([networks.py](../benchmarks/networks.py)).\n",
     ]
     for name, job in jobs.items():

@@ -117,7 +117,20 @@ def test_what_can_be_traced_is_found_by_trying():
     settings, _ = settle(choosy, as_points({"learning_rate": RATES, "name": ["a", "b"], "width": [2]}))
     assert settings.traced == () and set(settings.looped) == {"learning_rate", "name"} and len(settings.groups) == 6
     assert settings.looped["name"] == "its values are not all numbers"
-    # One that can only be traced where another is not.
+
+
+def test_what_is_traced_but_not_mapped_is_looped():
+    """Settings of one program lie along a mapped axis: what refuses that is played value by value."""
+
+    def build(learning_rate):
+        number = jax.ShapeDtypeStruct((), np.float32)
+        return tiny(learning_rate=jax.pure_callback(np.float32, number, learning_rate))
+
+    settings, _ = settle(build, as_points({"learning_rate": RATES}))
+    assert settings.traced == () and "vmap" in settings.looped["learning_rate"]
+
+
+def test_one_that_can_only_be_traced_where_another_is_not():
     both, _ = settle(build, as_points({"width": [2, 3], "learning_rate": [0.1]}))
     assert both.traced == () and both.groups[0].fixed == {"width": 2, "learning_rate": 0.1}
 

@@ -88,6 +88,7 @@ class Program:
             return strong(state), metrics, is_bad
 
         def run(traced, states, left, most):
+            states = strong(states)
             every = jax.jit(functools.partial(in_slices, step))  # Traced for its shapes, and not again in the loop.
             shapes = jax.eval_shape(every, traced, states)[1]
             metrics = {name: jnp.zeros((MAX_BLOCK, *x.shape), x.dtype) for name, x in shapes.items()}
@@ -108,7 +109,7 @@ class Program:
                 _, _, count, left = carry
                 return (count < most) & jnp.any(left > 0)
 
-            start = (strong(states), metrics, jnp.zeros((), jnp.int32), left)
+            start = (states, metrics, jnp.zeros((), jnp.int32), left)
             states, metrics, _, _ = jax.lax.while_loop(going, body, start)
             return Block(states, metrics)
 

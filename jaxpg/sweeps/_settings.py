@@ -138,8 +138,8 @@ def _why_not(build: Callable[..., Algorithm], points: Points, names: Sequence[st
     """Why these hyperparameters cannot be traced together, whatever the others are; None if they can."""
     for fixed, members in _places(points, names):
         try:
-            values = {name: _as_array(points, name, members)[0] for name in names}
-            jax.eval_shape(lambda traced, fixed=fixed: _update(build(**fixed, **traced)), values)
+            values = {name: _as_array(points, name, members) for name in names}
+            jax.eval_shape(jax.vmap(lambda traced, fixed=fixed: _update(build(**fixed, **traced))), values)
         except Exception as error:  # Whatever code of the user's does with a value that it cannot see.
             return (str(error).strip() or type(error).__name__).splitlines()[0].split("; got")[0][:160]
     return None
