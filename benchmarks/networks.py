@@ -29,13 +29,12 @@ def update(job, policy, critic, params, observations):
 
     Every part needs a number of the part before, so that no product is left out, or taken out of a loop.
     """
-    total = jnp.zeros(())
 
     def act(total, observation):
         outputs = jax.vmap(lambda x: policy.apply(params[0], x))(_tied(observation, total))
         return _size(outputs), None
 
-    total, _ = jax.lax.scan(act, total, observations)
+    total, _ = jax.lax.scan(act, jnp.zeros(()), observations)
     rows = _tied(observations, total)
     values = _blocks.in_blocks(lambda x: _blocks.over_rows(lambda x: critic.apply(params[1], x), x), rows)
 

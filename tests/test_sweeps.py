@@ -1,5 +1,6 @@
 """`jaxpg.sweep`: the settings, the runs against single ones, the dataset, its files."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -673,3 +674,20 @@ def test_a_sweep_that_is_killed_five_times_ends_with_the_same_dataset(key, tmp_p
     with xarray.open_dataset(tmp_path / "runs.nc") as runs:
         assert without_time(runs).identical(without_time(whole))
     assert runs.sizes["update"] > 100
+
+
+def test_an_update_is_traced_once_for_its_metrics_and_the_loop():
+    from jaxpg.sweeps._program import Program
+
+    calls, algorithm = [], tiny()
+
+    def step(state):
+        calls.append(state)
+        return algorithm.step(state)
+
+    counted = dataclasses.replace(algorithm, step=step)
+    program = Program(build=lambda traced: counted, mesh=None, num_episodes=1, deterministic=False, halt=False)
+    states = jax.eval_shape(program.init, {}, jax.random.split(jax.random.key(0), 3))
+    left, most = jax.ShapeDtypeStruct((3,), np.int32), jax.ShapeDtypeStruct((), np.int32)
+    jax.eval_shape(program.block, {}, states, left, most)
+    assert len(calls) == 1

@@ -76,7 +76,7 @@ class Program:
             every = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)
             return strong(every(lambda run: self.build(run[0]).init(run[1]), (traced, keys)))
 
-        return self._compiled(start, (0, 1), 0, compiler_options=_compile.for_one_call())
+        return self._compiled(start, (0, 1), 0, quick=True)
 
     @functools.cached_property
     def block(self) -> Callable[..., Block]:
@@ -138,10 +138,11 @@ class Program:
         return self._compiled(jax.vmap(play), (0, 1, 2), 0)
 
     def _compiled(
-        self, function: Callable, cut: tuple[int, ...], axes: Any, compiler_options: Any = None, **options: Any
+        self, function: Callable, cut: tuple[int, ...], axes: Any, quick: bool = False, **options: Any
     ) -> Callable:
         """The function, each device of the mesh with its part of the runs; results have their [run] axes at `axes`."""
         if self.mesh is not None:  # Said again: arrays without entries would be laid out otherwise.
             options["out_shardings"] = jax.tree.map(functools.partial(sharded, self.mesh), axes)
         laid_out = along_devices(self.mesh, function, cut=cut, axes=axes)
-        return jax.jit(laid_out, compiler_options=_compile.for_many_runs() | (compiler_options or {}), **options)
+        compiler_options = _compile.for_many_runs() | (_compile.for_one_call() if quick else {})
+        return jax.jit(laid_out, compiler_options=compiler_options, **options)
