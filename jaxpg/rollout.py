@@ -159,8 +159,8 @@ def episodes(
     lanes = jax.eval_shape(lanes_for, jnp.arange(num_lanes, dtype=jnp.int32))
     start = _start(lanes, buffer, max_slots, any_member(queue.num_slots > 0))
     # Mapped from the start: `vmap` batches a loop anew until it knows what is mapped. `row` and `going` stay one scalar
-    # for all members.
-    alone = mapped_like(start._replace(row=None, going=None), (params, key, queue))
+    # for all members. A clone, as `jax.debug_key_reuse` takes any key that is looked at for one that is used up.
+    alone = mapped_like(start._replace(row=None, going=None), (params, jax.random.clone(key), queue))
     start = alone._replace(row=start.row, going=start.going)
     end = jax.lax.while_loop(lambda rnd: rnd.going, body, start)
     return (end.buffer, end.row, *_what_is_left(end, queue))

@@ -269,6 +269,21 @@ def test_loops_keep_scalar_predicates_under_vmap(key):
     assert plain.count("scatter") == mapped.count("scatter")
 
 
+def test_a_key_is_not_used_up_by_playing():
+    """A rollout folds numbers into its key: a loop may play with the same key, one round after the other."""
+    env = countdown(9)
+    policy = jaxpg.policies.mlp(env, (4,))
+    params = policy.init(jax.random.key(1))
+
+    def play(key):
+        return rollout.collect(env, policy, params, key, num_episodes=6, num_lanes=2)[1].returns
+
+    with jax.debug_key_reuse(True):
+        key = jax.random.key(0)
+        twice = jax.jit(lambda key: jax.lax.fori_loop(0, 2, lambda _, total: total + play(key), jnp.zeros(6)))(key)
+        assert (twice == 2 * play(key)).all()
+
+
 @pytest.mark.parametrize("levels", [1, 2])
 def test_vmap_batches_the_loop_over_episodes_no_more_often_than_it_must(levels, key):
     """Once to see what is mapped and once for the program, at each level; from zeros, it would take a pass a step."""
