@@ -11,11 +11,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["along_devices", "as_mesh", "constrain", "current", "divides", "over", "replicated", "sharded"]
+__all__ = ["along_devices", "as_mesh", "constrain", "current", "divides", "over", "replicated", "sharded", "summed"]
 
 _current: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("jaxpg_mesh", default=None)
+# The axes of the mesh whose devices run what is being traced, each on its own part of one whole.
+_summing: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("jaxpg_summing", default=())
 
 
 def as_mesh(argument: str, mesh: Any) -> Mesh | None:
@@ -84,13 +87,16 @@ def sharded(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, tuple(mesh.axis_names)))
 
 
-def along_devices(mesh: Mesh | None, function: Callable, *, cut: tuple[int, ...], axes: Any = 0) -> Callable:
+def along_devices(
+    mesh: Mesh | None, function: Callable, *, cut: tuple[int, ...], axes: Any = 0, sums: bool = False
+) -> Callable:
     """`function` run by every device by itself on its part: no device waits for another.
 
     Args:
       cut: the positions of the arguments whose leaves are cut along their first axis; the others are whole.
       axes: pytree prefix of the results: the axis along which the devices' parts are put together; None for results
         that are the same on every device.
+      sums: whether the devices work on parts of one whole, whose sums `summed` gives: there alone they wait.
     """
     if mesh is None:
         return function
@@ -102,7 +108,20 @@ def along_devices(mesh: Mesh | None, function: Callable, *, cut: tuple[int, ...]
     def call(*args: Any) -> Any:
         specs = tuple(spec(0) if i in cut else PartitionSpec() for i in range(len(args)))
         out = PartitionSpec() if axes is None else jax.tree.map(spec, axes)
-        with over(None):  # Inside, each device is alone.
-            return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)(*args)
+        token = _summing.set(names if sums else ())
+        try:
+            with over(None):  # Inside, each device is alone.
+                return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)(*args)
+        finally:
+            _summing.reset(token)
 
     return call
+
+
+def summed(tree: Any) -> Any:
+    """The sums over the devices that run this, each with its part of one whole, by one exchange; else `tree`."""
+    names = _summing.get()
+    if not names:
+        return tree
+    flat, unravel = ravel_pytree(tree)
+    return unravel(jax.lax.psum(flat, names))

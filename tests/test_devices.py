@@ -24,6 +24,10 @@ makers = {
     "a2c": lambda: jaxpg.a2c(env, policy, num_envs=8, num_steps=5, scale_rewards=True),
     "normalized": lambda: jaxpg.a2c(env, jaxpg.policies.normalized(policy, env), num_envs=8, num_steps=5),
     "ppo": lambda: jaxpg.ppo(env, policy, num_envs=8, num_steps=6, num_epochs=2, num_minibatches=2),
+    # Minibatches of 20 rows, which 8 devices cannot share.
+    "uneven": lambda: jaxpg.ppo(env, policy, num_envs=8, num_steps=5, num_epochs=2, num_minibatches=2),
+    "kl": lambda: jaxpg.ppo(env, policy, num_envs=8, num_steps=6, num_epochs=2, num_minibatches=2, objective="kl",
+                            max_kl=0.5, normalize_advantages="batch", value_clip=0.3, learning_rate=lambda n: 1e-3),
     "recurrent": lambda: jaxpg.ppo(env, jaxpg.policies.recurrent(env, size=4), num_envs=16, num_steps=6, num_epochs=1,
                                    num_minibatches=2),
     "reinforce": lambda: jaxpg.reinforce(long, policy, num_episodes=16),
@@ -65,7 +69,7 @@ for name in {names}:
     [
         (["a2c"], 0, 1e-6, 1e-5),
         pytest.param(["a2c", "ppo", "impala", "v_mpo", "reinforce", "pgpe"], 1, 1e-12, 1e-11, marks=pytest.mark.slow),
-        pytest.param(["normalized", "recurrent"], 1, 1e-12, 1e-11, marks=pytest.mark.slow),
+        pytest.param(["normalized", "recurrent", "uneven", "kl"], 1, 1e-12, 1e-11, marks=pytest.mark.slow),
         # One update: ten conjugate-gradient steps leave a residual whose digits rounding decides, and a second one
         # amplifies it to 1e-6.
         pytest.param(["npg", "trpo"], 1, 1e-12, 1e-10, marks=pytest.mark.slow),
@@ -77,6 +81,31 @@ def test_training_is_the_same_on_one_two_and_eight_devices(run_in_subprocess, na
     code = SETTING + ALIKE.format(names=names, first=first, last=last)
     printed = run_in_subprocess(code, devices=8, timeout=550, env={"JAX_ENABLE_X64": str(x64)})
     assert printed.split() == names
+
+
+ONE_EXCHANGE = """
+from benchmarks import collectives
+from jaxpg import _mesh
+from jaxpg.training import _position
+def exchanges(num_epochs, num_minibatches):
+    ppo = jaxpg.ppo(env, policy, num_envs=8, num_steps=8, num_epochs=num_epochs, num_minibatches=num_minibatches)
+    def step(state):
+        with _mesh.over(mesh(4)):
+            return ppo.step(state)
+    text = jax.jit(step).lower(_position.start(ppo, mesh(4), jax.random.key(0))).compile().as_text()
+    found = collectives.totals(collectives.operations(text), 0)
+    return found.pop("all-reduce")["count"], {kind: x["count"] for kind, x in found.items()}
+few, others = exchanges(1, 2)
+many, others_of_many = exchanges(3, 4)
+print(many - few == 10 and others == others_of_many, few, many, others, others_of_many)
+"""
+
+
+@pytest.mark.slow
+def test_a_gradient_step_of_ppo_is_one_exchange(run_in_subprocess):
+    """One for each of 2 and of 12 gradient steps, and as much besides."""
+    printed = run_in_subprocess(SETTING + ONE_EXCHANGE, devices=4)
+    assert printed.startswith("True"), printed
 
 
 LAID_OUT = """

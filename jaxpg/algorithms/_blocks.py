@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from jaxpg import _mesh
 from jaxpg._plan import default
 from jaxpg.algorithms._batch import Batch
+from jaxpg.lanes import float_dtype
 
 __all__ = ["in_blocks", "mean_gradient", "over_rows"]
 
@@ -28,38 +28,40 @@ def mean_gradient(
       terms: (parameters, batch, extra) -> (loss, metrics), summed over the valid rows of what it is given.
       extra: pytree of [step, lane] arrays that belong to the rows.
     """
-    gradient, sums = _sums(terms, parameters, batch, extra)
-    count = jnp.sum(batch.valid)
+    gradient, sums, count = _sums(terms, parameters, batch, extra)
     metrics = {name: jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan) for name, total in sums.items()}
     return jax.tree.map(lambda g: (g / jnp.maximum(count, 1)).astype(g.dtype), gradient), metrics
 
 
-def _sums(terms: Callable, parameters: Any, batch: Batch, extra: Any) -> tuple[Any, Any]:
-    """(gradient, metrics) as sums; on a mesh every device adds up its own rows, and all are put together once."""
+def _sums(terms: Callable, parameters: Any, batch: Batch, extra: Any) -> tuple[Any, Any, jax.Array]:
+    """(gradient, metrics, the number of valid rows), all as sums.
+
+    Every device of a mesh adds up its own rows, and one exchange puts all together: of these rows where a mesh shares
+    them out, of the parts that the devices have got where they already run by themselves.
+    """
     mesh = _mesh.current()
     steps, lanes = batch.valid.shape
     devices = 1 if mesh is None or lanes % mesh.size else mesh.size
     blocks = _count(lanes // devices, steps)
 
     def of_block(parameters, block):
-        return jax.grad(lambda p: terms(p, *block), has_aux=True)(parameters)
-
-    if blocks * devices == 1:
-        return of_block(parameters, (batch, extra))
+        gradient, metrics = jax.grad(lambda p: terms(p, *block), has_aux=True)(parameters)
+        return gradient, metrics, jnp.sum(block[0].valid, dtype=float_dtype())
 
     def of_device(parameters, cut):
         def add(sums, block):
             return jax.tree.map(jnp.add, sums, of_block(parameters, block)), None
 
         shapes = jax.eval_shape(of_block, parameters, jax.tree.map(lambda x: x[0], cut))
-        sums = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), cut)[0]
-        if mesh is None or devices == 1:
-            return sums
-        flat, unravel = ravel_pytree(sums)
-        return unravel(jax.lax.psum(flat, mesh.axis_names))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return _mesh.summed(jax.lax.scan(add, zeros, cut)[0])
 
+    if blocks * devices == 1:
+        return _mesh.summed(of_block(parameters, (batch, extra)))
     cut = _cut(batch, extra, blocks * devices)
-    return _mesh.along_devices(mesh if devices > 1 else None, of_device, cut=(1,), axes=None)(parameters, cut)
+    if devices == 1:
+        return of_device(parameters, cut)
+    return _mesh.along_devices(mesh, of_device, cut=(1,), axes=None, sums=True)(parameters, cut)
 
 
 def in_blocks(function: Callable[[Any], Any], rows: Any) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxpg import _check, _mesh, _shuffle
 from jaxpg.algorithms._batch import Batch
@@ -45,34 +46,57 @@ def in_minibatches(
     key: jax.Array,
     num_epochs: int,
     num_minibatches: int,
+    whole: Callable[[jax.Array, Any], Any] | None = None,
 ) -> tuple[Any, Any]:
     """Scans (carry, minibatch, its rows of `extra`) -> (carry, out) over passes through the batch, cut anew each time.
 
     Args:
       extra: pytree of [step, lane] arrays that belong to the rows.
       models: whose memories count.
+      whole: None: `step` sees whole minibatches; on a mesh the compiler shares its work out, with an exchange wherever
+        devices need each other's rows. Or (valid, rows of extra) -> rows of extra, of a whole minibatch before it is
+        shared out: each device of a mesh then runs all passes by itself, `step` sees the device's part of a minibatch,
+        and must come to the same on all of them, as `mean_gradient` does.
     Returns:
       (carry, outs [num_epochs, num_minibatches, …]).
     """
     whole_lanes = _has_memory(models)
     # What belongs to lanes as a whole goes only to models with a memory, which see whole lanes.
     lanes = (batch.last_value, batch.policy_carry, batch.critic_carry) if whole_lanes else (None, None, None)
-    rows = (batch._replace(last_value=None, policy_carry=None, critic_carry=None), extra)
+    rows = batch._replace(last_value=None, policy_carry=None, critic_carry=None)
     if not whole_lanes:  # One long row of lanes.
-        rows = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), rows)
+        rows, extra = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), (rows, extra))
     count = batch.valid.shape[1] if whole_lanes else batch.valid.size
+    mesh, share = _mesh.current(), count // num_minibatches
+    if whole is None or mesh is None or share % mesh.size:
+        devices, alone = 1, None
+    else:
+        devices, alone = mesh.size, mesh
+        share //= devices
 
-    def take(chosen: jax.Array) -> tuple[Batch, Any]:
-        # On a mesh each device takes its part of the minibatch, whichever devices have played it.
-        taken, extra = _mesh.constrain(jax.tree.map(lambda x: x[:, chosen], rows), 1)
-        last_value, policy_carry, critic_carry = jax.tree.map(lambda x: x[chosen], lanes)
-        return taken._replace(last_value=last_value, policy_carry=policy_carry, critic_carry=critic_carry), extra
+    def passes(first: jax.Array, start: Any, keys: jax.Array, rows: Batch, lanes: Any, extra: Any) -> tuple[Any, Any]:
+        def take(chosen: jax.Array) -> tuple[Batch, Any]:
+            of_rows = jax.tree.map(lambda x: x[:, chosen], extra)
+            if whole is not None:
+                of_rows = whole(rows.valid[:, chosen], of_rows)
+            if devices > 1:
+                chosen = jax.lax.dynamic_slice_in_dim(chosen, first[0], share)
+                of_rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first[0], share, axis=1), of_rows)
+            last_value, policy_carry, critic_carry = jax.tree.map(lambda x: x[chosen], lanes)
+            taken = jax.tree.map(lambda x: x[:, chosen], rows)
+            # Each device takes its part of the minibatch, whichever devices have played it.
+            taken, of_rows = _mesh.constrain((taken, of_rows), 1)
+            return taken._replace(last_value=last_value, policy_carry=policy_carry, critic_carry=critic_carry), of_rows
 
-    def epoch(carry, key):
-        order = _shuffle.permutation(key, count).reshape(num_minibatches, -1)
-        return jax.lax.scan(lambda carry, chosen: step(carry, *take(chosen)), carry, order)
+        def epoch(carry, key):
+            order = _shuffle.permutation(key, count).reshape(num_minibatches, -1)
+            return jax.lax.scan(lambda carry, chosen: step(carry, *take(chosen)), carry, order)
 
-    return jax.lax.scan(epoch, start, jax.random.split(key, num_epochs))
+        return jax.lax.scan(epoch, start, keys)
+
+    firsts = share * jnp.arange(devices, dtype=jnp.int32)
+    passes = _mesh.along_devices(alone, passes, cut=(0,), axes=None, sums=True)
+    return passes(firsts, start, jax.random.split(key, num_epochs), rows, lanes, extra)
 
 
 def _has_memory(models: tuple[Policy | Critic | None, ...]) -> bool:

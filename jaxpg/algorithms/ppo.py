@@ -167,8 +167,6 @@ def ppo(
 
             def gradient_step(carry, batch, targets):
                 parameters, optimizer_state, going = carry
-                if normalize_advantages == "minibatch":
-                    targets = targets._replace(advantages=_parts.standardized(targets.advantages, batch.valid))
                 gradient, metrics = mean_gradient(
                     lambda p, b, t: terms(p, b, t, epsilon, state.kl_coefficient), parameters, batch, targets
                 )
@@ -188,10 +186,15 @@ def ppo(
                     return gradient_step(carry, batch, targets)
                 return jax.lax.cond(any_member(carry[2]), gradient_step, skip, carry, batch, targets)
 
+            def standardize(valid, targets):
+                if normalize_advantages != "minibatch":
+                    return targets
+                return targets._replace(advantages=_parts.standardized(targets.advantages, valid))
+
             start = (parameters, state.optimizer, jnp.ones((), bool))
             (parameters, optimizer_state, _), (metrics, done) = in_minibatches(
                 minibatch_step, start, batch, Targets(advantages, targets, old), (policy, critic), key, num_epochs,
-                num_minibatches,
+                num_minibatches, whole=standardize,
             )  # fmt: skip
             metrics = {name: _parts.mean_where(done & ~jnp.isnan(value), value) for name, value in metrics.items()}
             metrics["gradient_steps"] = jnp.sum(done, dtype=jnp.int32)
