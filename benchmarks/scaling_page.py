@@ -149,10 +149,9 @@ def over_devices(jobs):
         text.append(f"| {JOBS[name]} | " + " | ".join(_counted(of_devices[last]["collectives"])) + " |")
     text.append(
         "\nThe lanes play by themselves, and a sweep's runs tell each other nothing. In PPO every gradient step takes "
-        "a few all-reduces, one behind the other: for the mean and the standard deviation of the minibatch's "
-        "advantages, and for the gradient with the losses, which each device sums over its own rows. The segment is "
-        "gathered once an update, not for each minibatch: from then on every device holds all its rows, and takes from "
-        "them its part of each minibatch. Every device numbers the rows anew for itself.\n"
+        "one all-reduce: of the gradient, the losses and the number of rows, which each device sums over its own rows. "
+        "The segment is gathered once an update, not for each minibatch: from then on every device holds all its rows, "
+        "numbers them anew and standardises the advantages of a minibatch for itself, and takes its part of it.\n"
     )
     return "\n".join(text)
 

@@ -14,11 +14,22 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["along_devices", "as_mesh", "constrain", "current", "divides", "over", "replicated", "sharded", "summed"]
+__all__ = [
+    "along_devices",
+    "as_mesh",
+    "constrain",
+    "current",
+    "divides",
+    "gathered",
+    "over",
+    "replicated",
+    "sharded",
+    "summed",
+]
 
 _current: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("jaxpg_mesh", default=None)
 # The axes of the mesh whose devices run what is being traced, each on its own part of one whole.
-_summing: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("jaxpg_summing", default=())
+_together: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("jaxpg_together", default=())
 
 
 def as_mesh(argument: str, mesh: Any) -> Mesh | None:
@@ -88,15 +99,16 @@ def sharded(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def along_devices(
-    mesh: Mesh | None, function: Callable, *, cut: tuple[int, ...], axes: Any = 0, sums: bool = False
+    mesh: Mesh | None, function: Callable, *, cut: dict[int, int], axes: Any = 0, together: bool = False
 ) -> Callable:
     """`function` run by every device by itself on its part: no device waits for another.
 
     Args:
-      cut: the positions of the arguments whose leaves are cut along their first axis; the others are whole.
+      cut: the positions of the arguments that are cut, and the axis along which their leaves are; the others are whole.
       axes: pytree prefix of the results: the axis along which the devices' parts are put together; None for results
         that are the same on every device.
-      sums: whether the devices work on parts of one whole, whose sums `summed` gives: there alone they wait.
+      together: whether the devices work on parts of one whole, which `summed` and `gathered` put together: there alone
+        they wait.
     """
     if mesh is None:
         return function
@@ -106,21 +118,27 @@ def along_devices(
         return PartitionSpec(*(None,) * axis, names)
 
     def call(*args: Any) -> Any:
-        specs = tuple(spec(0) if i in cut else PartitionSpec() for i in range(len(args)))
+        specs = tuple(spec(cut[i]) if i in cut else PartitionSpec() for i in range(len(args)))
         out = PartitionSpec() if axes is None else jax.tree.map(spec, axes)
-        token = _summing.set(names if sums else ())
+        token = _together.set(names if together else ())
         try:
             with over(None):  # Inside, each device is alone.
                 return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)(*args)
         finally:
-            _summing.reset(token)
+            _together.reset(token)
 
     return call
 
 
+def gathered(tree: Any, axis: int) -> Any:
+    """The parts of all devices that run this together, one behind the other along `axis`; else `tree`."""
+    names = _together.get()
+    return jax.lax.all_gather(tree, names, axis=axis, tiled=True) if names else tree
+
+
 def summed(tree: Any) -> Any:
-    """The sums over the devices that run this, each with its part of one whole, by one exchange; else `tree`."""
-    names = _summing.get()
+    """The sums over all devices that run this together, by one exchange; else `tree`."""
+    names = _together.get()
     if not names:
         return tree
     flat, unravel = ravel_pytree(tree)

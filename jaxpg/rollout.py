@@ -253,4 +253,4 @@ def collect(
         return trajectory._replace(episode=trajectory.episode + first[0]), statistics
 
     firsts = share * jnp.arange(devices, dtype=jnp.int32)
-    return _mesh.along_devices(mesh, play, cut=(0,), axes=(1, 0))(firsts, params, key)
+    return _mesh.along_devices(mesh, play, cut={0: 0}, axes=(1, 0))(firsts, params, key)

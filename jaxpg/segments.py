@@ -131,7 +131,7 @@ def segment(
 
     _mesh.divides("num_envs", state.spent.shape[0])
     # Every device plays its own lanes: none waits for another's resets.
-    played = _mesh.along_devices(_mesh.current(), play, cut=(1,), axes=(0, 1))
+    played = _mesh.along_devices(_mesh.current(), play, cut={1: 0}, axes=(0, 1))
     state, (trajectory, finished, statistics) = played(params, state)
     last_value = None if value is None else jax.vmap(value)(state.lanes.observation, state.lanes.time)
     return state, Segment(trajectory, last_value, finished, statistics)

@@ -231,7 +231,7 @@ right = float(jnp.mean(x))
 assert mean_over(False) == right
 assert mean_over(True) == 8 * right  # Why everything here is computed with check_vma=False.
 from jaxpg import _mesh
-f = _mesh.along_devices(mesh(8), lambda w, x: jax.lax.pmean(of_share(w, x), "a")[None], cut=(1,))
+f = _mesh.along_devices(mesh(8), lambda w, x: jax.lax.pmean(of_share(w, x), "a")[None], cut={1: 0})
 np.testing.assert_allclose(f(w, x), np.full(8, right))
 print("fine")
 """

@@ -61,7 +61,7 @@ def _sums(terms: Callable, parameters: Any, batch: Batch, extra: Any) -> tuple[A
     cut = _cut(batch, extra, blocks * devices)
     if devices == 1:
         return of_device(parameters, cut)
-    return _mesh.along_devices(mesh, of_device, cut=(1,), axes=None, sums=True)(parameters, cut)
+    return _mesh.along_devices(mesh, of_device, cut={1: 0}, axes=None, together=True)(parameters, cut)
 
 
 def in_blocks(function: Callable[[Any], Any], rows: Any) -> Any:

@@ -64,17 +64,30 @@ def in_minibatches(
     # What belongs to lanes as a whole goes only to models with a memory, which see whole lanes.
     lanes = (batch.last_value, batch.policy_carry, batch.critic_carry) if whole_lanes else (None, None, None)
     rows = batch._replace(last_value=None, policy_carry=None, critic_carry=None)
-    if not whole_lanes:  # One long row of lanes.
-        rows, extra = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), (rows, extra))
-    count = batch.valid.shape[1] if whole_lanes else batch.valid.size
+    num_steps, num_lanes = batch.valid.shape
+    count = num_lanes if whole_lanes else num_steps * num_lanes
     mesh, share = _mesh.current(), count // num_minibatches
-    if whole is None or mesh is None or share % mesh.size:
+    if whole is None or mesh is None or share % mesh.size or num_lanes % mesh.size:
         devices, alone = 1, None
     else:
         devices, alone = mesh.size, mesh
         share //= devices
 
-    def passes(first: jax.Array, start: Any, keys: jax.Array, rows: Batch, lanes: Any, extra: Any) -> tuple[Any, Any]:
+    def place(row: jax.Array) -> jax.Array:
+        """Where a row of the segment is among those that the devices have put together, one device's behind another's:
+        nothing is copied to have them in the order of the segment."""
+        if whole_lanes or devices == 1:
+            return row
+        step, lane = jnp.divmod(row, num_lanes)
+        device, lane = jnp.divmod(lane, num_lanes // devices)
+        return (device * num_steps + step) * (num_lanes // devices) + lane
+
+    def passes(first: jax.Array, start: Any, keys: jax.Array, rows: Any, lanes: Any) -> tuple[Any, Any]:
+        if whole_lanes:
+            (rows, extra), lanes = _mesh.gathered(rows, 1), _mesh.gathered(lanes, 0)
+        else:  # One long row of lanes.
+            rows, extra = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), _mesh.gathered(rows, 0))
+
         def take(chosen: jax.Array) -> tuple[Batch, Any]:
             of_rows = jax.tree.map(lambda x: x[:, chosen], extra)
             if whole is not None:
@@ -89,14 +102,14 @@ def in_minibatches(
             return taken._replace(last_value=last_value, policy_carry=policy_carry, critic_carry=critic_carry), of_rows
 
         def epoch(carry, key):
-            order = _shuffle.permutation(key, count).reshape(num_minibatches, -1)
+            order = place(_shuffle.permutation(key, count)).reshape(num_minibatches, -1)
             return jax.lax.scan(lambda carry, chosen: step(carry, *take(chosen)), carry, order)
 
         return jax.lax.scan(epoch, start, keys)
 
     firsts = share * jnp.arange(devices, dtype=jnp.int32)
-    passes = _mesh.along_devices(alone, passes, cut=(0,), axes=None, sums=True)
-    return passes(firsts, start, jax.random.split(key, num_epochs), rows, lanes, extra)
+    passes = _mesh.along_devices(alone, passes, cut={0: 0, 3: 1, 4: 0}, axes=None, together=True)
+    return passes(firsts, start, jax.random.split(key, num_epochs), (rows, extra), lanes)
 
 
 def _has_memory(models: tuple[Policy | Critic | None, ...]) -> bool:

@@ -320,9 +320,10 @@ def blame(trajectory: Trajectory, lanes: Lanes, memories: Any = None) -> tuple[j
     behind = jnp.broadcast_to(~rows_finite((lanes.observation, memories), 1), lanes.episode.shape)
     rows = jnp.concatenate([bad, behind[None]])
     episodes = jnp.concatenate([trajectory.episode, lanes.episode[None]])
-    first = jnp.argmax(rows.reshape(-1))
-    lane, episode = first % rows.shape[1], episodes.reshape(-1)[first]
-    any_bad = jnp.any(rows)
     none = jnp.int32(-1)
-    where = (jnp.where(any_bad, lane.astype(jnp.int32), none), jnp.where(any_bad, episode, none))
-    return jnp.any(rows, axis=0), where
+
+    def find() -> tuple[jax.Array, jax.Array]:
+        first = jnp.argmax(rows.reshape(-1))
+        return (first % rows.shape[1]).astype(jnp.int32), episodes.reshape(-1)[first].astype(jnp.int32)
+
+    return jnp.any(rows, axis=0), jax.lax.cond(jnp.any(rows), find, lambda: (none, none))

@@ -186,7 +186,7 @@ def pgpe(
             return jax.tree.map(lambda x: x.reshape(signs.size, -1, *x.shape[1:]), played)
 
         _mesh.divides("num_perturbations", n)
-        on_devices = _mesh.along_devices(_mesh.current(), perturbed, cut=(0,), axes=1)
+        on_devices = _mesh.along_devices(_mesh.current(), perturbed, cut={0: 0}, axes=1)
         played = on_devices((jnp.arange(n), z), state.params, state.log_std, episode_key)
         fitness = jnp.mean(played.discounted_returns, axis=-1)  # [sign, draw]
         value = shaped(fitness, shaping)

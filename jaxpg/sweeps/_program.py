@@ -143,6 +143,6 @@ class Program:
         """The function, each device of the mesh with its part of the runs; results have their [run] axes at `axes`."""
         if self.mesh is not None:  # Said again: arrays without entries would be laid out otherwise.
             options["out_shardings"] = jax.tree.map(functools.partial(sharded, self.mesh), axes)
-        laid_out = along_devices(self.mesh, function, cut=cut, axes=axes)
+        laid_out = along_devices(self.mesh, function, cut=dict.fromkeys(cut, 0), axes=axes)
         compiler_options = _compile.for_many_runs() | (_compile.for_one_call() if quick else {})
         return jax.jit(laid_out, compiler_options=compiler_options, **options)
