@@ -123,17 +123,25 @@ of as many rows in a piece takes 0.41 | no |
 | what a step of the rollout records as one vector for each dtype; what its lanes carry, too | 4 × 128: 9,917 → 9,145 \
 operations an update, the time not told from noise; with the lanes 10,711, as XLA cuts them out one by one | no |
 | layers as x (Wᵀ)ᵀ; the weights' gradients in two or four parts | 64 × 64, 1,024 rows: not told from noise | no |
+| PPO on a mesh: the devices run the passes over a segment by themselves, and a gradient step is one exchange (the \
+gradient, the losses, the number of rows), not four; then the rows put together as the devices have them, without two \
+copies of the observations | one device a core, in turns: Breakout 0.89, then 0.83 of the time; the Pendulum 0.93, \
+then 0.84; 2,048 × 128 0.96; 4 × 128, apart: 14 → 8.3 ms | yes |
+| products by Eigen, not by YNNPACK (`xla_cpu_experimental_ynn_fusion_type`) | times as long: 4 × 128, one thread, \
+1.11; Breakout, one thread, 0.92, one device a core 1.07; the Pendulum 1.00; 2,048 × 128 1.02 | no |
+| loops compiled to one kernel, which XLA does with small ones (`xla_cpu_small_while_loop_byte_threshold`), and then \
+products by LLVM | 4 × 128: the rollout 0.6 to 0.9 → 1.5 to 1.7 ms; with the minibatches, too, 3.9 → 45 ms | no |
 
-What is left. PPO was measured twice, and the ratios to the quickest peer differ: on 22 November 2026 they were 1.23 \
-with 4 × 128, 2.84 with 2,048 × 128, 1.34 in Breakout and 17.7 with 8 × 128 (stable-baselines3 and sbx); a day later, \
-the numbers above, when all took 1.4 to 1.8 times as long, 1.18, 2.48, 1.17 and 25.6. Why was not told apart; the \
-Pendulum is of the first day. How far there is to go, the networks alone tell: an update of nothing else, as jaxpg \
-computes them and without exchange between devices, takes 0.61 of the time of our best with 4 × 128 (both with one \
-thread; 0.51 with one device a core, where the exchange of gradients of 128 rows costs more than it brings), 0.79 \
-with 2,048 × 128 and 0.61 in Breakout. So about 1.9, 3.1 and 1.9 times the speed of the peers is what could be had \
-with all the rest for nothing, unless the products become quicker: for 128 rows of 64 numbers XLA does them at 47 \
-GFLOP/s, tanh included, for 1,024 at 59. In Breakout the rest is 50 ms of an update with one device and 77 with one \
-device a core, where a gradient step exchanges four sums, one behind the other, of which one would do. With 4 \
+What is left. The machine's speed changes from hour to hour, and the ratios of PPO to the quickest peer with it: on \
+22 November 2026 they were 1.23 with 4 × 128, 2.84 with 2,048 × 128, 1.34 in Breakout and 17.7 with 8 × 128 \
+(stable-baselines3 and sbx); a day later, when all took 1.4 to 1.8 times as long, 1.18, 2.48, 1.17 and 25.6. Since \
+then a gradient step on a mesh is one exchange: Breakout and the Pendulum above are measured with it, the others not \
+(2,048 × 128 took 0.96 of the time in turns with what was before). How far there is to go, the networks alone tell: \
+an update of nothing else, as jaxpg computes them and without exchange between devices, takes 0.61 of the time of our \
+best with 4 × 128 (both with one thread), 0.79 with 2,048 × 128, 0.63 in Breakout and 0.72 with the Pendulum. So \
+about 1.9, 3.1, 2.4 and 2.6 times the speed of the peers is what could be had with all the rest for nothing, unless \
+the products become quicker: for 128 rows of 64 numbers XLA does them at 47 GFLOP/s, tanh included, for 1,024 at 59. \
+With one device a core a gradient step still waits for the slower of the two: in Breakout 10 ms of an update. With 4 \
 environments the rest is many small things, 49 operations of the compiled program for a step of the rollout and 169 \
 for a gradient step. Gradients of whole episodes of equal length cannot be 6 times as quick as the idiomatic ones on \
 this machine, for those take but twice the floor.
