@@ -42,7 +42,7 @@ def page(scaling, sweeps):
     if "jobs" in scaling:
         parts.append(over_devices(scaling["jobs"]))
     if "compiled" in scaling:
-        parts.append(on_paper(scaling["compiled"]["measured"], scaling.get("shuffles")))
+        parts.append(on_paper(scaling["compiled"], scaling.get("shuffles")))
     return "\n".join(parts)
 
 
@@ -151,8 +151,7 @@ def over_devices(jobs):
         "\nThe lanes play by themselves, and a sweep's runs tell each other nothing. In PPO every gradient step takes "
         "one all-reduce: of the gradient, the losses and the number of rows, which each device sums over its own rows. "
         "The segment is gathered once an update, not for each minibatch: from then on every device holds all its rows, "
-        "numbers them anew and standardises the advantages of a minibatch for itself, and takes its part of it. The "
-        "numbers of PPO on this page are older: a gradient step then took four all-reduces, one behind the other.\n"
+        "numbers them anew and standardises the advantages of a minibatch for itself, and takes its part of it.\n"
     )
     return "\n".join(text)
 
@@ -178,7 +177,8 @@ def _counted(collectives):
 
 
 def on_paper(compiled, shuffles):
-    text = ["## On paper: machines that we do not have\n", _assumptions()]
+    remark, compiled = compiled.get("remark"), compiled["measured"]
+    text = ["## On paper: machines that we do not have\n", *([f"{remark}.\n"] if remark else []), _assumptions()]
     if shuffles:
         text.append(_shuffles(shuffles))
     for name, machine in paper.MACHINES.items():

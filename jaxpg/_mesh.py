@@ -1,7 +1,8 @@
 """Meshes of devices: the argument `mesh=`, and the mesh that a program is being traced for.
 
 `train(mesh=…)` traces an algorithm's update inside `over(mesh)`. What plays episodes asks `current()` and lays them
-over the mesh's devices; the rest of the program is partitioned by the compiler. Algorithms need not know.
+over the mesh's devices, and so does what learns from minibatches with `mean_gradient`; the rest of the program is
+partitioned by the compiler. Algorithms need not know.
 """
 
 import contextlib
@@ -137,7 +138,7 @@ def gathered(tree: Any, axis: int) -> Any:
 
 
 def summed(tree: Any) -> Any:
-    """The sums over all devices that run this together, by one exchange; else `tree`."""
+    """The sums over all devices that run this together, by one exchange of floats of one dtype; else `tree`."""
     names = _together.get()
     if not names:
         return tree

@@ -121,14 +121,13 @@ _plan.DEFAULTS["cpu"]["minibatch_rows"] = 4
 batch, extra = minibatch(1, 64), jnp.ones((1, 64))
 mesh = Mesh(np.array(jax.devices()), ("d",))
 def f(parameters, batch, extra):
-    with _mesh.over(mesh):
-        batch, extra = _mesh.constrain((batch, extra), 1)
-        return _blocks._sums(terms, parameters, batch, extra)
+    return _blocks._sums(terms, parameters, batch, extra)
 rows = _mesh.sharded(mesh, 1)
-compiled = jax.jit(f, in_shardings=(None, rows, rows)).lower(PARAMETERS, batch, extra).compile()
+together = _mesh.along_devices(mesh, f, cut={1: 1, 2: 1}, axes=None, together=True)
+compiled = jax.jit(together, in_shardings=(None, rows, rows)).lower(PARAMETERS, batch, extra).compile()
 found = re.findall(r"= \\S+ (all-reduce|all-gather|all-to-all|collective-permute)", compiled.as_text())
 assert found == ["all-reduce"], found
-want = _blocks._sums(terms, PARAMETERS, batch, extra)
+want = f(PARAMETERS, batch, extra)
 got = compiled(PARAMETERS, *jax.device_put((batch, extra), rows))
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), want, got)
 print("fine")

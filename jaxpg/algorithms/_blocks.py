@@ -20,7 +20,8 @@ def mean_gradient(
     batch: Batch,
     extra: Any,
 ) -> tuple[Any, dict[str, jax.Array]]:
-    """(the gradient of the mean loss in `parameters`, mean metrics) over the valid rows of a minibatch.
+    """(the gradient of the mean loss in `parameters`, mean metrics) over the valid rows of a minibatch, of which
+    `batch` may be this device's part.
 
     Without a valid row the gradient is 0 and the metrics are NaN.
 
@@ -34,34 +35,24 @@ def mean_gradient(
 
 
 def _sums(terms: Callable, parameters: Any, batch: Batch, extra: Any) -> tuple[Any, Any, jax.Array]:
-    """(gradient, metrics, the number of valid rows), all as sums.
-
-    Every device of a mesh adds up its own rows, and one exchange puts all together: of these rows where a mesh shares
-    them out, of the parts that the devices have got where they already run by themselves.
-    """
-    mesh = _mesh.current()
+    """(gradient, metrics, the number of valid rows), all as sums."""
     steps, lanes = batch.valid.shape
-    devices = 1 if mesh is None or lanes % mesh.size else mesh.size
-    blocks = _count(lanes // devices, steps)
+    blocks = _count(lanes, steps)
 
     def of_block(parameters, block):
         gradient, metrics = jax.grad(lambda p: terms(p, *block), has_aux=True)(parameters)
         return gradient, metrics, jnp.sum(block[0].valid, dtype=float_dtype())
 
-    def of_device(parameters, cut):
-        def add(sums, block):
-            return jax.tree.map(jnp.add, sums, of_block(parameters, block)), None
+    def add(sums, block):
+        return jax.tree.map(jnp.add, sums, of_block(parameters, block)), None
 
-        shapes = jax.eval_shape(of_block, parameters, jax.tree.map(lambda x: x[0], cut))
+    if blocks == 1:
+        sums = of_block(parameters, (batch, extra))
+    else:
+        shapes = jax.eval_shape(of_block, parameters, (batch, extra))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return _mesh.summed(jax.lax.scan(add, zeros, cut)[0])
-
-    if blocks * devices == 1:
-        return _mesh.summed(of_block(parameters, (batch, extra)))
-    cut = _cut(batch, extra, blocks * devices)
-    if devices == 1:
-        return of_device(parameters, cut)
-    return _mesh.along_devices(mesh, of_device, cut={1: 0}, axes=None, together=True)(parameters, cut)
+        sums = jax.lax.scan(add, zeros, _cut(batch, extra, blocks))[0]
+    return _mesh.summed(sums)
 
 
 def in_blocks(function: Callable[[Any], Any], rows: Any) -> Any:

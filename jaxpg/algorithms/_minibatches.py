@@ -38,7 +38,7 @@ def count_rows(
 
 
 def in_minibatches(
-    step: Callable[[Any, Batch, Any], tuple[Any, Any]],
+    step: Callable[..., tuple[Any, Any]],
     start: Any,
     batch: Batch,
     extra: Any,
@@ -46,17 +46,18 @@ def in_minibatches(
     key: jax.Array,
     num_epochs: int,
     num_minibatches: int,
-    whole: Callable[[jax.Array, Any], Any] | None = None,
+    of_whole: Callable[[jax.Array, Any], Any] | None = None,
 ) -> tuple[Any, Any]:
     """Scans (carry, minibatch, its rows of `extra`) -> (carry, out) over passes through the batch, cut anew each time.
 
     Args:
       extra: pytree of [step, lane] arrays that belong to the rows.
       models: whose memories count.
-      whole: None: `step` sees whole minibatches; on a mesh the compiler shares its work out, with an exchange wherever
-        devices need each other's rows. Or (valid, rows of extra) -> rows of extra, of a whole minibatch before it is
-        shared out: each device of a mesh then runs all passes by itself, `step` sees the device's part of a minibatch,
-        and must come to the same on all of them, as `mean_gradient` does.
+      of_whole: None: `step` sees whole minibatches; on a mesh the compiler shares its work out, with an exchange
+        wherever devices need each other's rows. Or (valid, rows of extra) -> what `step` has to know of all rows of a
+        minibatch, its fourth argument: where the devices of a mesh can share a minibatch evenly, each then runs all
+        passes by itself, and `step` sees the device's part of the minibatch and has to come to the same on all of
+        them, as `mean_gradient` does.
     Returns:
       (carry, outs [num_epochs, num_minibatches, …]).
     """
@@ -67,7 +68,7 @@ def in_minibatches(
     num_steps, num_lanes = batch.valid.shape
     count = num_lanes if whole_lanes else num_steps * num_lanes
     mesh, share = _mesh.current(), count // num_minibatches
-    if whole is None or mesh is None or share % mesh.size or num_lanes % mesh.size:
+    if of_whole is None or mesh is None or share % mesh.size:
         devices, alone = 1, None
     else:
         devices, alone = mesh.size, mesh
@@ -78,9 +79,9 @@ def in_minibatches(
         nothing is copied to have them in the order of the segment."""
         if whole_lanes or devices == 1:
             return row
-        step, lane = jnp.divmod(row, num_lanes)
+        time, lane = jnp.divmod(row, num_lanes)
         device, lane = jnp.divmod(lane, num_lanes // devices)
-        return (device * num_steps + step) * (num_lanes // devices) + lane
+        return (device * num_steps + time) * (num_lanes // devices) + lane
 
     def passes(first: jax.Array, start: Any, keys: jax.Array, rows: Any, lanes: Any) -> tuple[Any, Any]:
         if whole_lanes:
@@ -88,18 +89,17 @@ def in_minibatches(
         else:  # One long row of lanes.
             rows, extra = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), _mesh.gathered(rows, 0))
 
-        def take(chosen: jax.Array) -> tuple[Batch, Any]:
-            of_rows = jax.tree.map(lambda x: x[:, chosen], extra)
-            if whole is not None:
-                of_rows = whole(rows.valid[:, chosen], of_rows)
-            if devices > 1:
+        def take(chosen: jax.Array) -> tuple[Any, ...]:
+            known = ()
+            if of_whole is not None:
+                known = (of_whole(rows.valid[:, chosen], jax.tree.map(lambda x: x[:, chosen], extra)),)
+            if devices > 1:  # The device's part, whichever devices have played it.
                 chosen = jax.lax.dynamic_slice_in_dim(chosen, first[0], share)
-                of_rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first[0], share, axis=1), of_rows)
+            # Where the compiler shares the work out, the devices take their parts, too.
+            taken, of_rows = _mesh.constrain(jax.tree.map(lambda x: x[:, chosen], (rows, extra)), 1)
             last_value, policy_carry, critic_carry = jax.tree.map(lambda x: x[chosen], lanes)
-            taken = jax.tree.map(lambda x: x[:, chosen], rows)
-            # Each device takes its part of the minibatch, whichever devices have played it.
-            taken, of_rows = _mesh.constrain((taken, of_rows), 1)
-            return taken._replace(last_value=last_value, policy_carry=policy_carry, critic_carry=critic_carry), of_rows
+            taken = taken._replace(last_value=last_value, policy_carry=policy_carry, critic_carry=critic_carry)
+            return taken, of_rows, *known
 
         def epoch(carry, key):
             order = place(_shuffle.permutation(key, count)).reshape(num_minibatches, -1)

@@ -180,11 +180,17 @@ def mean_where(mask: jax.Array, values: jax.Array) -> jax.Array:
     return jnp.where(count > 0, mean, jnp.nan)
 
 
-def standardized(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """(x − mean) / std over the entries for which `mask` holds, 0 elsewhere."""
+def moments(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(mean, standard deviation) over the entries for which `mask` holds, 0 if there are none."""
     count = jnp.maximum(jnp.sum(mask), 1)
-    centred = jnp.where(mask, values - sum_where(mask, values) / count, 0.0)
-    return centred / (jnp.sqrt(jnp.sum(centred**2) / count) + 1e-8)
+    mean = sum_where(mask, values) / count
+    return mean, jnp.sqrt(sum_where(mask, (values - mean) ** 2) / count)
+
+
+def standardized(values: jax.Array, mask: jax.Array, of: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
+    """(x − mean) / std over the entries for which `mask` holds, 0 elsewhere; the moments may be `of` more entries."""
+    mean, deviation = moments(values, mask) if of is None else of
+    return jnp.where(mask, values - mean, 0.0) / (deviation + 1e-8)
 
 
 def explained_variance(targets: jax.Array, values: jax.Array, mask: jax.Array) -> jax.Array:
@@ -324,6 +330,7 @@ def blame(trajectory: Trajectory, lanes: Lanes, memories: Any = None) -> tuple[j
 
     def find() -> tuple[jax.Array, jax.Array]:
         first = jnp.argmax(rows.reshape(-1))
-        return (first % rows.shape[1]).astype(jnp.int32), episodes.reshape(-1)[first].astype(jnp.int32)
+        return (first % rows.shape[1]).astype(jnp.int32), episodes.reshape(-1)[first]
 
+    # On a mesh the first row takes the lanes of all devices: it is looked for only where there is one.
     return jnp.any(rows, axis=0), jax.lax.cond(jnp.any(rows), find, lambda: (none, none))

@@ -165,8 +165,11 @@ def ppo(
             old = forward(policy, parameters.policy, batch, batch.policy_carry) if objective == "kl" else ()
             epsilon = clip_at(count)
 
-            def gradient_step(carry, batch, targets):
+            def gradient_step(carry, batch, targets, moments):
                 parameters, optimizer_state, going = carry
+                if normalize_advantages == "minibatch":
+                    advantages = _parts.standardized(targets.advantages, batch.valid, moments)
+                    targets = targets._replace(advantages=advantages)
                 gradient, metrics = mean_gradient(
                     lambda p, b, t: terms(p, b, t, epsilon, state.kl_coefficient), parameters, batch, targets
                 )
@@ -177,24 +180,22 @@ def ppo(
                     new = jax.tree.map(lambda n, o: jnp.where(going, n, o), new, (parameters, optimizer_state))
                 return (*new, going), (metrics, going)
 
-            def skip(carry, batch, targets):
-                metrics = jax.eval_shape(gradient_step, carry, batch, targets)[1]
+            def skip(carry, batch, targets, moments):
+                metrics = jax.eval_shape(gradient_step, carry, batch, targets, moments)[1]
                 return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
 
-            def minibatch_step(carry, batch, targets):
+            def minibatch_step(carry, *minibatch):
                 if max_kl is None:
-                    return gradient_step(carry, batch, targets)
-                return jax.lax.cond(any_member(carry[2]), gradient_step, skip, carry, batch, targets)
+                    return gradient_step(carry, *minibatch)
+                return jax.lax.cond(any_member(carry[2]), gradient_step, skip, carry, *minibatch)
 
-            def standardize(valid, targets):
-                if normalize_advantages != "minibatch":
-                    return targets
-                return targets._replace(advantages=_parts.standardized(targets.advantages, valid))
+            def minibatch_moments(valid, targets):
+                return _parts.moments(targets.advantages, valid) if normalize_advantages == "minibatch" else None
 
             start = (parameters, state.optimizer, jnp.ones((), bool))
             (parameters, optimizer_state, _), (metrics, done) = in_minibatches(
                 minibatch_step, start, batch, Targets(advantages, targets, old), (policy, critic), key, num_epochs,
-                num_minibatches, whole=standardize,
+                num_minibatches, of_whole=minibatch_moments,
             )  # fmt: skip
             metrics = {name: _parts.mean_where(done & ~jnp.isnan(value), value) for name, value in metrics.items()}
             metrics["gradient_steps"] = jnp.sum(done, dtype=jnp.int32)
