@@ -115,6 +115,36 @@ def test_a_gradient_step_of_ppo_is_one_exchange(run_in_subprocess):
     assert printed.startswith("True"), printed
 
 
+POISONED = """
+import dataclasses, jax.numpy as jnp, warnings
+warnings.simplefilter("ignore")
+def step(key, state, action):
+    after, timestep = env.step(key, state, action)
+    reward = jnp.where(timestep.observation[3] > 0.8, jnp.nan, timestep.reward)
+    return after, timestep._replace(reward=reward)
+poisoned = dataclasses.replace(env, step=step)
+ppo = jaxpg.ppo(poisoned, jaxpg.policies.mlp(poisoned, (4,)), num_envs=16, num_steps=2, num_epochs=1, num_minibatches=2)
+names = ["nonfinite", "nonfinite_lane", "nonfinite_episode"]
+histories = []
+for m in (None, mesh(2), mesh(4, 2)):
+    run = jaxpg.train(ppo, jax.random.key(1), num_env_steps=1_000, mesh=m, progress=False, nonfinite="skip")
+    histories.append(np.stack([run.history[name] for name in names]))
+for other in histories[1:]:
+    np.testing.assert_array_equal(histories[0], other)
+bad, lane, episode = histories[0]
+# Lanes of both halves are to blame, not always in their first episodes; and some updates are without any.
+assert {*(lane[bad > 0] >= 8)} == {True, False} and episode.max() > 1 and 0 in bad, histories[0]
+assert np.all(lane[bad == 0] == -1) and np.all(episode[bad == 0] == -1)
+print("alike")
+"""
+
+
+@pytest.mark.slow
+def test_who_is_to_blame_is_the_same_on_any_devices(run_in_subprocess):
+    """For rewards that are not finite: the lane's number is that among all lanes, not among a device's."""
+    assert run_in_subprocess(SETTING + POISONED, devices=8) == "alike\n"
+
+
 LAID_OUT = """
 from jaxpg.training._position import start, _compiled
 import jax.numpy as jnp, re
