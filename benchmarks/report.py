@@ -131,20 +131,30 @@ then 0.84; 2,048 × 128 0.96; 4 × 128, apart: 14 → 8.3 ms | yes |
 1.11; Breakout, one thread, 0.92, one device a core 1.07; the Pendulum 1.00; 2,048 × 128 1.02 | no |
 | loops compiled to one kernel, which XLA does with small ones (`xla_cpu_small_while_loop_byte_threshold`), and then \
 products by LLVM | 4 × 128: the rollout 0.6 to 0.9 → 1.5 to 1.7 ms; with the minibatches, too, 3.9 → 45 ms | no |
+| the gradient of a first layer of 4 × 64 weights by YNNPACK, its input laid out anew, not by the routine for factors \
+that are both transposed | 4 × 128: in a profile 18 → 2.5 µs for each of the two networks, but 120 rounds in turns: \
+1.00 of the time; samples of the stack tell why, by which that routine takes 1.6 % | no |
+| other blocks of a minibatch's rows: 256, 512 or 2,048 for 1,024; two of 64 for 128 rows | 2,048 × 128: not told \
+from noise; 4 × 128: 1.2 to 1.3 of the time | no |
+| what is allocated in huge pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`) | 4 × 128, one thread, four pairs: not \
+told from noise | no |
 
 What is left. The machine's speed changes from hour to hour, and the ratios of PPO to the quickest peer with it: on \
 22 November 2026 they were 1.23 with 4 × 128, 2.84 with 2,048 × 128, 1.34 in Breakout and 17.7 with 8 × 128 \
 (stable-baselines3 and sbx); a day later, when all took 1.4 to 1.8 times as long, 1.18, 2.48, 1.17 and 25.6. Since \
-then a gradient step on a mesh is one exchange: Breakout and the Pendulum above are measured with it, the others not \
-(2,048 × 128 took 0.96 of the time in turns with what was before). How far there is to go, the networks alone tell: \
-an update of nothing else, as jaxpg computes them and without exchange between devices, takes 0.61 of the time of our \
-best with 4 × 128 (both with one thread), 0.79 with 2,048 × 128, 0.63 in Breakout and 0.72 with the Pendulum. So \
-about 1.9, 3.1, 2.4 and 2.6 times the speed of the peers is what could be had with all the rest for nothing, unless \
-the products become quicker: for 128 rows of 64 numbers XLA does them at 47 GFLOP/s, tanh included, for 1,024 at 59. \
-With one device a core a gradient step still waits for the slower of the two: in Breakout 10 ms of an update. With 4 \
-environments the rest is many small things, 49 operations of the compiled program for a step of the rollout and 169 \
-for a gradient step. Gradients of whole episodes of equal length cannot be 6 times as quick as the idiomatic ones on \
-this machine, for those take but twice the floor.
+then a gradient step on a mesh is one exchange, with which Breakout and the Pendulum came to what stands above; 4 × \
+128 (15 rounds; in 5 rounds before it 0.95) and 2,048 × 128 were measured again another hour, when two devices were \
+but 1.8 times as quick as one: 1.10 and 2.45. How far there is to go, the networks alone tell: an update of nothing \
+else, as jaxpg computes them and without exchange between devices, takes 0.67 of the time of our best with 4 × 128 \
+(both with one thread), 0.78 with 2,048 × 128, 0.63 in Breakout and 0.72 with the Pendulum. So about 1.6, 3.1, 2.4 \
+and 2.6 times the speed of the peers is what could be had with all the rest for nothing, unless the products become \
+quicker. In 2,048 × 128, one device and one thread, the products forward and those for the gradients of activations \
+run at 75 GFLOP/s, about what a core of this machine can do, those for the gradients of weights at 51 to 58 and are \
+laid out anew for 4 % of the time besides; tanh takes 12 %, taking rows 4 %. With one device a core a gradient step \
+still waits for the slower of the two: in Breakout 10 ms of an update, with 2,048 × 128 30 to 50. With 4 environments \
+the rest is many small things, 49 operations of the compiled program for a step of the rollout and 169 for a gradient \
+step. Gradients of whole episodes of equal length cannot be 6 times as quick as the idiomatic ones on this machine, \
+for those take but twice the floor.
 """
 
 
