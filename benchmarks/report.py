@@ -135,7 +135,7 @@ products by LLVM | 4 × 128: the rollout 0.6 to 0.9 → 1.5 to 1.7 ms; with the 
 that are both transposed | 4 × 128: in a profile 18 → 2.5 µs for each of the two networks, but 120 rounds in turns: \
 1.00 of the time; samples of the stack tell why, by which that routine takes 1.6 % | no |
 | other blocks of a minibatch's rows: 256, 512 or 2,048 for 1,024; two of 64 for 128 rows | 2,048 × 128: not told \
-from noise; 4 × 128: 1.2 to 1.3 of the time | no |
+from noise; 4 × 128: 1.15 and 1.3 of the time | no |
 | what is allocated in huge pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`) | 4 × 128, one thread, four pairs: not \
 told from noise | no |
 
@@ -149,12 +149,13 @@ else, as jaxpg computes them and without exchange between devices, takes 0.67 of
 (both with one thread), 0.78 with 2,048 × 128, 0.63 in Breakout and 0.72 with the Pendulum. So about 1.6, 3.1, 2.4 \
 and 2.6 times the speed of the peers is what could be had with all the rest for nothing, unless the products become \
 quicker. In 2,048 × 128, one device and one thread, the products forward and those for the gradients of activations \
-run at 75 GFLOP/s, about what a core of this machine can do, those for the gradients of weights at 51 to 58 and are \
+run at 75 GFLOP/s (32 operations a cycle of 2.445 GHz are 78), those for the gradients of weights at 51 to 58 and are \
 laid out anew for 4 % of the time besides; tanh takes 12 %, taking rows 4 %. With one device a core a gradient step \
-still waits for the slower of the two: in Breakout 10 ms of an update, with 2,048 × 128 30 to 50. With 4 environments \
-the rest is many small things, 49 operations of the compiled program for a step of the rollout and 169 for a gradient \
-step. Gradients of whole episodes of equal length cannot be 6 times as quick as the idiomatic ones on this machine, \
-for those take but twice the floor.
+still waits for the slower of the two: in Breakout 10 ms of an update, with 2,048 × 128 27 and 50 on the two. With 4 \
+environments the rest is many small things, 49 operations of the compiled program for a step of the rollout and 169 \
+for a gradient step. Of the numbers of episodes above, a profile ran beside some 40 s of one of the two passes over \
+ten million. Gradients of whole episodes of equal length cannot be 6 times as quick as the idiomatic ones on this \
+machine, for those take but twice the floor.
 """
 
 
