@@ -12,7 +12,7 @@ seconds are those of all the process's threads: other programs on the machine ha
 block sizes are tried out before, in another process, and the best are taken. On an accelerator one process runs all,
 without packed_per_core.
 
-With `--gym-python`, a Python that has PyTorch, the same gradient in PyTorch (`peer_torch.py`) takes turns, too (torch).
+On a CPU the same gradient in PyTorch (`peer_torch.py`), in an environment of its own, takes turns, too (torch).
 
 The floor is the time of the bare matrix products of the live steps (`floor.py`), at rates measured in the same rounds:
 those of a large product, and those of the policy's own shapes, then with tanh added. `distance` says whether a
@@ -31,17 +31,17 @@ import jax
 import numpy as np
 
 from benchmarks import common, rivals
-from benchmarks.peers import Peer, kept
+from benchmarks.peers import Peer, kept, python_of
 from benchmarks.player import Player, Settings
 from jaxpg.training.devices import set_xla_flags
 
-CONTENDERS = ("packed", "packed_per_core", *rivals.RIVALS)
+CONTENDERS = ("packed", "packed_per_core", *rivals.RIVALS, "torch")
 WORKLOADS = ("untrained", "full_length")
 QUICK = {"num_episodes": 256, "rounds": 2, "limit": 100, "full_length_limit": 50, "tune": False}
 
 
-def compete(settings, contenders, rounds, tune, one_process, gym_python=None):
-    """Measures one workload, and gives all numbers of all rounds."""
+def compete(settings, contenders, rounds, tune, one_process, torch_python=None):
+    """Measures one workload, and gives all numbers of all rounds; `torch_python` plays torch."""
     start = common.InProcess if one_process else common.Process
     cores = common.num_cores()
     with contextlib.ExitStack() as stack:
@@ -58,11 +58,11 @@ def compete(settings, contenders, rounds, tune, one_process, gym_python=None):
         if one_process:
             players = dict.fromkeys(contenders, meters["one_device"])
         else:
-            players = {name: player(name, cores if name == "packed_per_core" else 1) for name in contenders}
-            if gym_python:
-                players["torch"] = TorchPlayer(settings, gym_python, tune)
+            players = {name: player(name, cores if name == "packed_per_core" else 1)
+                       for name in contenders if name != "torch"}  # fmt: skip
+            if "torch" in contenders:
+                players["torch"] = TorchPlayer(settings, torch_python, tune)
                 stack.callback(players["torch"].close)
-                contenders = [*contenders, "torch"]
 
         facts = {}
         for name in contenders:
@@ -225,8 +225,10 @@ def parse(arguments):
     parser.add_argument("--block-size", type=common.positive, help="of packed (default: the library's)")
     parser.add_argument("--no-tune", dest="tune", action="store_false", help="take the rivals' default sizes")
     parser.add_argument("--one-process", action="store_true", help="as on an accelerator, whatever the backend")
-    parser.add_argument("--gym-python", help="a Python that has PyTorch (2.15), to measure that, too")
-    parser.add_argument("--quick", action="store_true", help=f"to see that it works; sets {QUICK}")
+    parser.add_argument("--no-peers", dest="peers", action="store_false", help="without torch")
+    parser.add_argument("--gym-python", help="a Python that has PyTorch, in the place of the environment made here")
+    parser.add_argument("--quick", action="store_true",
+                        help=f"to see that it works, torch only with --gym-python; sets {QUICK}")  # fmt: skip
     parser.add_argument("--out", help="the JSON file")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -255,6 +257,10 @@ def main(arguments=None):
     if one_process and "packed_per_core" in contenders:
         common.note("packed_per_core is left out: it needs processes of its own on a CPU")
         contenders.remove("packed_per_core")
+    torch_python = python_of("torch", options) if "torch" in contenders and not one_process else None
+    if torch_python is None and "torch" in contenders:
+        common.note("torch is left out: it plays in a process of its own, with --quick in a Python that is given alone")
+        contenders.remove("torch")
     result = {
         "question": __doc__.splitlines()[0],
         "machine": common.machine(),
@@ -273,7 +279,7 @@ def main(arguments=None):
             block_size=options.block_size,
         )
         common.note(f"workload {name}")
-        measured = compete(settings, contenders, options.rounds, options.tune, one_process, options.gym_python)
+        measured = compete(settings, contenders, options.rounds, options.tune, one_process, torch_python)
         result["machine"]["device"] = measured["device"]
         result["workloads"][name] = summarize(settings, measured)
         report(name, result["workloads"][name])

@@ -218,6 +218,29 @@ def test_gradient_benchmark_in_one_process(tmp_path, capsys):
     assert "early_exit / packed" in capsys.readouterr().out
 
 
+def test_torch_competes_where_there_is_a_python_for_it(monkeypatch):
+    from benchmarks import check, gradient, peers
+
+    played = []
+
+    def compete(settings, contenders, rounds, tune, one_process, torch_python):
+        played.append(("torch" in contenders, torch_python))
+        return {"device": "none"}
+
+    monkeypatch.setattr(gradient, "compete", compete)
+    monkeypatch.setattr(gradient, "backend_of_this_machine", lambda: "cpu")
+    for name in ("summarize", "report"):
+        monkeypatch.setattr(gradient, name, lambda *_: None)
+    monkeypatch.setattr(gradient.common, "write_json", lambda *_: None)
+    monkeypatch.setattr(peers, "_made", lambda group: f"made for {group}")
+    one = ["--workloads", "untrained"]
+    for arguments in (one, [*one, "--quick"], [*one, "--quick", "--gym-python", "mine"], [*one, "--no-peers"],
+                      [*one, "--contenders", "packed"], check.ARGUMENTS["gradient"]):  # fmt: skip
+        gradient.main(arguments)
+    made = (True, "made for torch")
+    assert played == [made, (False, None), (True, "mine"), (False, None), (False, None), made, made]
+
+
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_gradient_benchmark_in_processes(tmp_path):
@@ -355,20 +378,23 @@ def test_pgpe_of_a_linear_policy_solves():
 def test_the_check_fails_where_a_goal_is_missed(monkeypatch, tmp_path, capsys):
     from benchmarks import check
 
-    job = {"train": of_rounds(1.0), "rejax": of_rounds(1.0)}
+    job = {"train": of_rounds(1.0), "rejax": of_rounds(1.0), "sbx": of_rounds(20.0)}
+    jobs = ["cartpole_4"]
     ran = []
 
     def run(name, arguments):
         ran.append(name)
-        pathlib.Path(arguments[-1]).write_text(json.dumps({"jobs": {"cartpole_4": {"contenders": job}}}))
+        pathlib.Path(arguments[-1]).write_text(json.dumps({"jobs": {name: {"contenders": job} for name in jobs}}))
         return 0
 
     monkeypatch.setattr(check.runner, "run", run)
     monkeypatch.setattr(check.common, "result_path", lambda name, quick: tmp_path / f"{name}.json")
     assert check.main(["--benchmarks", "ppo"]) == 1 and ran == ["ppo"]
     assert "BELOW" in capsys.readouterr().out
-    job["rejax"] = of_rounds(1.4)
-    assert check.main(["--benchmarks", "ppo"]) == 0
+    job["rejax"] = of_rounds(2.8)
+    assert check.main(["--benchmarks", "ppo"]) == 1 and "NOT RUN" in capsys.readouterr().out
+    jobs += ["cartpole_8", "cartpole_2048", "breakout_64", "pendulum_2048"]
+    assert check.main(["--benchmarks", "ppo"]) == 0 and "NOT RUN" not in capsys.readouterr().out
     monkeypatch.setattr(check.runner, "run", lambda name, arguments: 3)
     assert check.main(["--benchmarks", "ppo"]) == 1
 
