@@ -12,6 +12,7 @@ the time any more is left out, and named in the result. In this order, each part
 - `ppo`: CartPole-v1 with 2,048 × 128 and Breakout-MinAtar with 64 × 128 steps an update, hyperparameters as in
   `ppo.py`, in float32 and bfloat16, and the same of rejax, and PureJaxRL's (`--purejaxrl`), where they can be imported;
   then the return that whole runs reach in float32 and bfloat16.
+- `one_kernel`: rollouts as one kernel, beside XLA's loop of kernels (`one_kernel.py`).
 - `profile`: a trace of one gradient, in the folder beside the result (`--profile`).
 
     python -m benchmarks accelerator             benchmarks/results/accelerator_<backend>.json
@@ -28,11 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxpg
-from benchmarks import common, floor
+from benchmarks import common, floor, one_kernel
 from benchmarks.ppo import JOBS, build, segment
 
 LANES = (65_536, 262_144, 1_048_576)
-PARTS = ("gradient", "ppo", "returns")
+PARTS = ("gradient", "ppo", "one_kernel", "returns")
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
@@ -173,6 +174,15 @@ def peer(kind, name, rounds, quick):
             "steps_per_second": updates * segment(job) / middle["median"]}  # fmt: skip
 
 
+def kernel(name, lanes, rounds, quick):
+    """A rollout as one kernel. Nothing else waits for it: where it cannot be compiled, that is what is told."""
+    steps, block = (4, 16) if quick else (64, one_kernel.BLOCK)
+    try:
+        return one_kernel.measure(name, lanes, steps, rounds, block=block, interpret=jax.default_backend() != "gpu")
+    except Exception as error:
+        return {"environment": name, "lanes": lanes, "failed": f"{type(error).__name__}: {error}"[:2000]}
+
+
 def main(arguments=None):
     options = parse(arguments)
     backend, quick, rounds = jax.default_backend(), options.quick, options.rounds
@@ -184,7 +194,7 @@ def main(arguments=None):
         "machine": {**common.machine(), "device": device.device_kind},
         "options": {"seconds": options.seconds, "parts": options.parts, "rounds": rounds, "quick": quick},
         "left_out": budget.left_out,
-        "gradient": [], "ppo": {}, "returns": {},
+        "gradient": [], "ppo": {}, "one_kernel": [], "returns": {},
     }  # fmt: skip
 
     def done():
@@ -213,6 +223,13 @@ def main(arguments=None):
             if budget.allows(f"PPO, {name}, {label}", 0 if quick else 40):
                 facts[label] = call()
                 print(f"{name}, {label}: {facts[label].get('steps_per_second', 0) / 1e6:,.2f} million steps/s")
+                done()
+    for name in one_kernel.ENVIRONMENTS[: 1 if quick else None] if "one_kernel" in options.parts else ():
+        for number in (32,) if quick else LANES:
+            if budget.allows(f"one kernel, {name}, {number:,} lanes", 0 if quick else 20):
+                facts = kernel(name, number, rounds, quick)
+                result["one_kernel"].append(facts)
+                print(f"{name}: {facts['failed']}") if "failed" in facts else one_kernel.tell(facts)
                 done()
     for name in ("cartpole_2048", "breakout_64") if "returns" in options.parts else ():
         for dtype in DTYPES:

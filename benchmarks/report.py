@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import check, common, scaling_page
+from benchmarks import accelerator_page, check, common, scaling_page
 from benchmarks.startup import COLUMNS
 
 PAGE = common.ROOT / "docs" / "performance.md"
@@ -138,6 +138,8 @@ that are both transposed | 4 × 128: in a profile 18 → 2.5 µs for each of the
 from noise; 4 × 128: 1.15 and 1.3 of the time | no |
 | what is allocated in huge pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`) | 4 × 128, one thread, four pairs: not \
 told from noise | no |
+| a rollout in one Pallas kernel, the environment's and the policy's own functions traced inside (`one_kernel.py`) | \
+plays what `segment` plays, interpreted on a CPU; on a GPU not measured, for lack of one | not in the library |
 
 What is left. The machine's speed changes from hour to hour, and the ratios of PPO to the quickest peer with it: on \
 22 November 2026 they were 1.23 with 4 × 128, 2.84 with 2,048 × 128, 1.34 in Breakout and 17.7 with 8 × 128 \
@@ -168,6 +170,7 @@ def write():
 def load():
     """{name: result} of the results that there are."""
     paths = {name: common.result_path(f"{name}_cpu", quick=False) for name in RESULTS}
+    paths["accelerator"] = common.result_path("accelerator_gpu", quick=False)
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
 
 
@@ -177,7 +180,7 @@ def page(results):
         "startup": startup, "solve": solve,
     }  # fmt: skip
     parts = [section(results[name]) for name, section in sections.items() if name in results]
-    return "\n".join([HEAD, goals(results), *parts, TRIED])
+    return "\n".join([HEAD, goals(results), *parts, accelerator_page.section(results.get("accelerator")), TRIED])
 
 
 def goals(results):

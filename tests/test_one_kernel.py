@@ -1,0 +1,154 @@
+"""Rollouts in one kernel (benchmarks/one_kernel.py), interpreted, against the library's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxpg
+from benchmarks import accelerator, accelerator_page, one_kernel
+from benchmarks.lane_program import Program, filled_up, flat, objects, unflat
+from jaxpg.segments import segment, start_segments
+
+LANES = 8
+
+
+def over_lanes(function, *arguments):
+    """`function` of one lane by its program, with the arguments of `LANES` lanes."""
+    leaves = jax.tree.leaves(arguments)
+    one = jax.tree.map(lambda x: x[0], arguments)
+    program = Program(lambda _, lane: function(*lane), None, one)
+
+    @jax.jit
+    def run(leaves):
+        values = [objects(list(flat(x)), x.shape[1:]) for x in leaves]
+        found = program.run([], values)
+        likes = jax.tree.leaves(program.result)
+        return [unflat(jnp.stack([jnp.broadcast_to(v, LANES) for v in x.ravel()]), like)
+                for x, like in zip(found, likes, strict=True)]  # fmt: skip
+
+    return jax.tree.unflatten(jax.tree.structure(program.result), run(leaves))
+
+
+def assert_same(found, wanted, **tolerance):
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
+        assert (x.shape, x.dtype) == (y.shape, y.dtype), path
+        np.testing.assert_allclose(x, y, err_msg=str(path), **tolerance)
+
+
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
+]
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", *SLOW])
+def test_an_environment_over_lanes_is_the_environment_of_each(name):
+    env = jaxpg.make(name)
+
+    def play(words, time):
+        key = jax.random.wrap_key_data(words, impl="threefry2x32")
+        state, observation = env.reset(key)
+        action = env.action_space.sample(jax.random.split(key, 3)[1])
+        state, timestep = env.step(jax.random.fold_in(key, time), state, action)
+        return state, timestep, observation, jax.random.bits(key, (3,))
+
+    words, times = jax.random.key_data(jax.random.split(jax.random.key(1), LANES)), jnp.arange(LANES)
+    assert_same(over_lanes(play, words, times), jax.vmap(play)(words, times), rtol=1e-5, atol=1e-6)
+
+
+def test_small_arrays_over_lanes():
+    def function(x, k):
+        rows = jnp.stack([x, x[::-1] * 2, jnp.arange(3.0)])
+        branch = jax.lax.switch(k, [lambda: rows[0], lambda: -rows[1], lambda: rows[2] + k])
+        return {
+            "product": rows @ x, "sums": jnp.cumsum(rows, axis=1), "backwards": jax.lax.cumsum(x, reverse=True),
+            "argmax": jnp.argmax(x), "branch": branch, "chosen": jnp.where(k > 0, rows[:, 1:], rows[:, :2]),
+            "all": jnp.all(rows.T > -9) & jnp.any(x > 1), "least": jnp.min(rows, axis=0), "number": rows.sum() + 1,
+        }  # fmt: skip
+
+    x = jax.random.normal(jax.random.key(0), (LANES, 3))
+    k = jnp.arange(LANES) % 3
+    assert_same(over_lanes(function, x, k), jax.vmap(function)(x, k), rtol=1e-6, atol=1e-6)
+
+
+def test_what_kernels_cannot_do_is_named():
+    env = jaxpg.make("Breakout-MinAtar")
+    state, _ = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), LANES))
+    words = jax.random.key_data(jax.random.split(jax.random.key(1), LANES))
+
+    def step(words, state):
+        return env.step(jax.random.wrap_key_data(words, impl="threefry2x32"), state, 0)
+
+    with pytest.raises(NotImplementedError, match="gather|scatter|dynamic_slice"):
+        over_lanes(step, words, state)
+    words = jnp.zeros((LANES, 4), jnp.uint32)
+    with pytest.raises(NotImplementedError, match="keys of rbg"):
+        over_lanes(lambda words: jax.random.bits(jax.random.wrap_key_data(words, impl="rbg")), words)
+    with pytest.raises(ValueError, match="block must be a power of two that divides the 12 lanes; got 8"):
+        played(jaxpg.make("CartPole-v1"), (4,), num_lanes=12, block=8)
+
+
+def played(env, hidden_sizes, *, num_lanes=16, block=8, num_steps=12, activation=None):
+    """(lanes, rows) of the kernel, interpreted, and of the library."""
+    policy = jaxpg.policies.mlp(env, hidden_sizes=hidden_sizes, **({} if activation is None else activation))
+    params = jax.tree.map(lambda x: x + 0.1, policy.init(jax.random.key(0)))  # Biases, and actions of both kinds.
+    state = jax.jit(lambda key: start_segments(env, policy, key, num_lanes))(jax.random.key(1))
+    kernel = jax.jit(one_kernel.segment(env, policy, num_steps, block=block, interpret=True))(params, state)
+    state, plain = jax.jit(lambda p, s: segment(env, policy, p, s, num_steps, final_rows=False))(params, state)
+    return kernel, (state.lanes, plain.trajectory)
+
+
+def test_the_kernel_plays_what_the_library_plays():
+    """Hidden layers that have to be filled up; episodes that end by the limit, after which lanes go on."""
+    kernel, plain = played(jaxpg.make("CartPole-v1", max_steps=5), (20, 7))
+    assert plain[1].truncated.sum() >= 16 and 0 < plain[1].action.mean() < 1
+    assert_same(kernel, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, hidden_sizes, activation", [
+    ("CartPole-v1", (64, 64), {"activation": jax.nn.softplus}),  # What fills up a layer does not stay 0.
+    ("Pendulum-v1", (32,), None),
+    ("MountainCar-v0", (64, 64), None),
+])  # fmt: skip
+def test_other_kernels_play_what_the_library_plays(name, hidden_sizes, activation):
+    kernel, plain = played(jaxpg.make(name), hidden_sizes, num_steps=40, activation=activation)
+    assert name != "CartPole-v1" or plain[1].terminated.sum() >= 8
+    assert_same(kernel, plain, rtol=2e-3, atol=1e-4)
+
+
+def test_the_kernel_is_compiled_for_gpus_as_far_as_goes_without_one():
+    env = jaxpg.make("CartPole-v1")
+    text = one_kernel.for_gpu(env, jaxpg.policies.mlp(env), 64, 1024)
+    assert text.count("__gpu$xla.gpu.triton") == 1 and "stablehlo.while" not in text
+
+
+def test_weights_are_filled_up_to_powers_of_two():
+    found = filled_up(jnp.ones((5, 17)))
+    assert found.shape == (16, 32) and found.sum() == 5 * 17 and (found[:5, :17] == 1).all()
+    assert filled_up(jnp.ones(64)).shape == (64,)
+
+
+@pytest.mark.slow
+def test_the_benchmarks_of_kernels_run_and_are_told(tmp_path, monkeypatch, capsys):
+    found = one_kernel.main(["--quick", "--out", str(tmp_path / "kernel.json")])
+    assert [facts["same_actions"] for facts in found["measured"]] == [1, 1]
+    assert "CartPole-v1, 32 lanes" in capsys.readouterr().out
+    given = accelerator.main(["--quick", "--parts", "one_kernel", "--out", str(tmp_path / "accelerator.json")])
+    assert given["one_kernel"][0]["same_actions"] == 1
+    text = accelerator_page.section(given)
+    assert "| CartPole-v1 | 32 |" in text and "| 100.00 % |" in text
+
+    def fails(*_, **__):
+        raise RuntimeError("no | such kernel")
+
+    monkeypatch.setattr(one_kernel, "measure", fails)
+    given = accelerator.main(["--quick", "--parts", "one_kernel", "--out", str(tmp_path / "accelerator.json")])
+    assert "| RuntimeError: no \\| such kernel |" in accelerator_page.section(given)
+    with pytest.raises(SystemExit, match="one_kernel measures on a GPU, here is a cpu; --quick"):
+        one_kernel.main([])
+
+
+def test_the_page_says_when_nothing_was_measured_on_a_gpu():
+    assert "no machine with one was at hand" in accelerator_page.section(None)
