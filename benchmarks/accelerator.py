@@ -176,9 +176,9 @@ def peer(kind, name, rounds, quick):
 
 def kernel(name, lanes, rounds, quick):
     """A rollout as one kernel. Nothing else waits for it: where it cannot be compiled, that is what is told."""
-    steps, block = (4, 16) if quick else (64, one_kernel.BLOCK)
+    steps, blocks = (4, one_kernel.QUICK_BLOCKS) if quick else (64, one_kernel.BLOCKS)
     try:
-        return one_kernel.measure(name, lanes, steps, rounds, block=block, interpret=jax.default_backend() != "gpu")
+        return one_kernel.measure(name, lanes, steps, rounds, blocks=blocks, interpret=jax.default_backend() != "gpu")
     except Exception as error:
         return {"environment": name, "lanes": lanes, "failed": f"{type(error).__name__}: {error}"[:2000]}
 
@@ -226,7 +226,7 @@ def main(arguments=None):
                 done()
     for name in one_kernel.ENVIRONMENTS[: 1 if quick else None] if "one_kernel" in options.parts else ():
         for number in (32,) if quick else LANES:
-            if budget.allows(f"one kernel, {name}, {number:,} lanes", 0 if quick else 20):
+            if budget.allows(f"one kernel, {name}, {number:,} lanes", 0 if quick else 30):
                 facts = kernel(name, number, rounds, quick)
                 result["one_kernel"].append(facts)
                 print(f"{name}: {facts['failed']}") if "failed" in facts else one_kernel.tell(facts)

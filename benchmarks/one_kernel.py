@@ -7,8 +7,10 @@ written anew: `jaxpg.lanes.play_step` and `reset_lane`, and so the environment's
 traced for one lane and run over lanes by `lane_program.py`, which knows no gathers and no loops.
 
 For networks of `jaxpg.policies.mlp` in float32, and environments whose `step` and `reset` are arithmetic: CartPole,
-Pendulum, MountainCar and their like. Its products are in full float32; XLA's, by default, are not on every GPU, so that
-a few actions differ. On a CPU kernels are only interpreted: then sizes are tiny, and the times say nothing.
+Pendulum, MountainCar and their like. On a GPU both kinds of products round their factors as JAX does by default there
+(TF32), and sum in other orders: now and then an action differs, and with it the rest of its episode. How many lanes a
+program takes, and in how many warps, is tried out. On a CPU kernels are only interpreted: then sizes are tiny, and the
+times say nothing.
 
     python -m benchmarks one_kernel             benchmarks/results/one_kernel_<backend>.json; on a GPU
     python -m benchmarks one_kernel --quick     outputs/benchmarks/one_kernel_<backend>.json; on any machine
@@ -35,13 +37,20 @@ from jaxpg.segments import start_segments
 
 LANES = (65_536, 262_144, 1_048_576)
 ENVIRONMENTS = ("CartPole-v1", "Pendulum-v1")
-BLOCK = 128
+QUICK_BLOCKS = ((16, 4),)
+BLOCKS = (
+    (64, 4),
+    (128, 8),
+    (32, 2),
+)  # (Lanes of a program, its warps): those that need no more registers than there are.
 
 
-def segment(env: Any, policy: Any, num_steps: int, *, block: int = BLOCK, interpret: bool = False) -> Any:
+def segment(
+    env: Any, policy: Any, num_steps: int, *, block: int = 64, num_warps: int = 4, interpret: bool = False
+) -> Any:
     """(params, `SegmentState`) -> (lanes, trajectory), as `jaxpg.segments.segment` without a value or final rows.
 
-    `block`: lanes of a program of the grid, a power of two that divides their number.
+    `block`: lanes of a program of the grid, a power of two that divides their number. `num_warps`: of a program.
     """
     player = Player(env=env, policy=policy, final_rows=False)
 
@@ -70,7 +79,7 @@ def segment(env: Any, policy: Any, num_steps: int, *, block: int = BLOCK, interp
             out_specs=[_block(x, block) for x in shapes],
             out_shape=shapes,
             interpret=interpret,
-            compiler_params=None if interpret else _triton(),
+            compiler_params=None if interpret else _triton(num_warps),
         )(*jax.tree.leaves(weights), *jax.tree.leaves(inputs))
         (last, _), rows = program.result
         number = len(jax.tree.leaves(last))
@@ -85,10 +94,10 @@ def segment(env: Any, policy: Any, num_steps: int, *, block: int = BLOCK, interp
     return play
 
 
-def _triton():
+def _triton(num_warps):
     from jax.experimental.pallas import triton
 
-    return triton.CompilerParams(num_warps=4, num_stages=1)
+    return triton.CompilerParams(num_warps=num_warps, num_stages=1)
 
 
 def _whole(array):
@@ -160,8 +169,8 @@ def _start(env, policy, num_lanes):
     return params, jax.jit(functools.partial(start_segments, env, policy, num_lanes=num_lanes))(jax.random.key(1))
 
 
-def measure(name, num_lanes, num_steps, rounds, *, block=BLOCK, interpret=False):
-    """Both rollouts in turns: their times, and whether they play the same."""
+def measure(name, num_lanes, num_steps, rounds, *, blocks=BLOCKS, interpret=False):
+    """Both rollouts in turns, the kernel as the quickest of `blocks`: their times, and whether they play the same."""
     env = jaxpg.make(name)
     policy = jaxpg.policies.mlp(env)
     params, state = _start(env, policy, num_lanes)
@@ -170,28 +179,39 @@ def measure(name, num_lanes, num_steps, rounds, *, block=BLOCK, interpret=False)
         state, played = plain_segment(env, policy, params, state, num_steps, final_rows=False)
         return state.lanes, played.trajectory
 
-    calls, compiling = {}, {}
-    whole = segment(env, policy, num_steps, block=block, interpret=interpret)
-    for kind, function in (("one_kernel", whole), ("loop", plain)):
+    def compiled(function):
         start = time.perf_counter()
-        calls[kind] = jax.jit(function).lower(params, state).compile()
-        compiling[kind] = time.perf_counter() - start
-    seconds = {kind: [] for kind in calls}
-    ends = {kind: jax.block_until_ready(call(params, state)) for kind, call in calls.items()}
-    actions = [np.asarray(ends[kind][1].action) for kind in ("one_kernel", "loop")]
-    same = float(np.mean(np.isclose(*actions, rtol=1e-3, atol=1e-3)))
-    del ends
+        call = jax.jit(function).lower(params, state).compile()
+        return call, time.perf_counter() - start
+
+    def seconds_of(call):
+        start = time.perf_counter()
+        jax.block_until_ready(call(params, state))
+        return time.perf_counter() - start
+
+    tried, kernels = [], []
+    for block, num_warps in blocks:
+        whole = segment(env, policy, num_steps, block=block, num_warps=num_warps, interpret=interpret)
+        call, compile_seconds = compiled(whole)
+        seconds_of(call)
+        seconds = min(seconds_of(call) for _ in range(rounds))
+        kernels.append((seconds, len(kernels), call, compile_seconds))
+        tried.append({"block": block, "num_warps": num_warps, "seconds": seconds})
+    _, best, *quickest = min(kernels)
+    calls = {"one_kernel": quickest, "loop": compiled(plain)}
+    actions = [np.asarray(call(params, state)[1].action) for call, _ in calls.values()]
+    rounds_of = {kind: [] for kind in calls}
     for round_ in range(rounds):
         for kind in list(calls) if round_ % 2 == 0 else reversed(calls):
-            start = time.perf_counter()
-            jax.block_until_ready(calls[kind](params, state))
-            seconds[kind].append(time.perf_counter() - start)
+            rounds_of[kind].append(seconds_of(calls[kind][0]))
     return {
-        "environment": name, "lanes": num_lanes, "steps": num_steps, "block": block, "interpreted": interpret,
-        "same_actions": same, "ratio": common.ratios(seconds["loop"], seconds["one_kernel"]),
-        **{kind: {"seconds": {**common.spread(taken), "rounds": taken}, "compile_seconds": compiling[kind],
+        "environment": name, "lanes": num_lanes, "steps": num_steps, "block": blocks[best][0],
+        "num_warps": blocks[best][1], "interpreted": interpret,
+        "same_actions": float(np.mean(np.isclose(*actions, rtol=1e-3, atol=1e-3))), "tried": tried,
+        "ratio": common.ratios(rounds_of["loop"], rounds_of["one_kernel"]),
+        **{kind: {"seconds": {**common.spread(taken), "rounds": taken}, "compile_seconds": calls[kind][1],
                   "steps_per_second": num_lanes * num_steps / float(np.median(taken)),
-                  "memory": common.memory_of(calls[kind])} for kind, taken in seconds.items()},
+                  "memory": common.memory_of(calls[kind][0])} for kind, taken in rounds_of.items()},
     }  # fmt: skip
 
 
@@ -215,8 +235,8 @@ def main(arguments=None):
     }  # fmt: skip
     for name in ENVIRONMENTS:
         for lanes in (32,) if options.quick else LANES:
-            block = 16 if options.quick else BLOCK
-            facts = measure(name, lanes, options.steps, options.rounds, block=block, interpret=interpret)
+            blocks = QUICK_BLOCKS if options.quick else BLOCKS
+            facts = measure(name, lanes, options.steps, options.rounds, blocks=blocks, interpret=interpret)
             result["measured"].append(facts)
             tell(facts)
     common.write_json(options.out or common.result_path(f"one_kernel_{backend}", options.quick), result)

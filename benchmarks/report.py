@@ -139,7 +139,10 @@ from noise; 4 × 128: 1.15 and 1.3 of the time | no |
 | what is allocated in huge pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`) | 4 × 128, one thread, four pairs: not \
 told from noise | no |
 | a rollout in one Pallas kernel, the environment's and the policy's own functions traced inside (`one_kernel.py`) | \
-plays what `segment` plays, interpreted on a CPU; on a GPU not measured, for lack of one | not in the library |
+plays what `segment` plays, interpreted on a CPU; its Triton code, compiled by Triton 3.9 alone for chips of the \
+H200's kind (sm_90): with 64 lanes in 4 warps 216 registers a thread and 4,032 instructions, with 128 lanes in 4 \
+warps 255 registers and 488 bytes beyond them, 7,544 instructions; its time is not measured, for lack of a GPU \
+| not in the library |
 
 What is left. The machine's speed changes from hour to hour, and the ratios of PPO to the quickest peer with it: on \
 22 November 2026 they were 1.23 with 4 × 128, 2.84 with 2,048 × 128, 1.34 in Breakout and 17.7 with 8 × 128 \
