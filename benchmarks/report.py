@@ -151,19 +151,19 @@ then a gradient step on a mesh is one exchange, with which Breakout and the Pend
 128 (15 rounds; in 5 rounds before it 0.95) and 2,048 × 128 were measured again another hour, when two devices were \
 but 1.8 times as quick as one: 1.10 and 2.45. `make bench-check` in three rounds, its PPO once more on a quiet \
 machine, gave 1.25 with 4 × 128, 2.48 with 2,048 × 128, 1.54 in Breakout, 1.90 with the Pendulum and 24.7 with 8 × \
-128; beside the tests of this repository PPO with one device a core lost a third. How far there is to go, the \
-networks alone tell: an update of nothing else, as jaxpg computes them and without exchange between devices, takes \
-0.67 of the time of our best with 4 × 128 (both with one thread), 0.78 with 2,048 × 128, 0.63 in Breakout and 0.72 \
-with the Pendulum. So about 1.6, 3.1, 2.4 and 2.6 times the speed of the peers is what could be had with all the rest \
-for nothing, unless the products become quicker. In 2,048 × 128, one device and one thread, the products forward and \
-those for the gradients of activations run at 75 GFLOP/s (32 operations a cycle of 2.445 GHz are 78), those for the \
-gradients of weights at 51 to 58 and are laid out anew for 4 % of the time besides; tanh takes 12 %, taking rows 4 %. \
-With one device a core a gradient step still waits for the slower of the two: in Breakout 10 ms of an update, with \
-2,048 × 128 27 and 50 on the two. With 4 environments the rest is many small things, 49 operations of the compiled \
-program for a step of the rollout and 169 for a gradient step. Of the numbers of episodes above, a profile ran beside \
-some 40 s of one of the two passes over ten million. Gradients of whole episodes of equal length cannot be 6 times as \
-quick as the idiomatic ones on this machine: those take 1.9 times the floor of one device, and 3.6 times that of one \
-device a core.
+128; beside this repository's tests PPO with one device a core took 1.2 to 1.4 times as long. How far there is to go, \
+the networks alone tell: an update of nothing else, as jaxpg computes them and without exchange between devices, \
+takes 0.67 of the time of our best with 4 × 128 (both with one thread), 0.78 with 2,048 × 128, 0.63 in Breakout and \
+0.72 with the Pendulum. So about 1.6, 3.1, 2.4 and 2.6 times the speed of the peers is what could be had with all the \
+rest for nothing, unless the products become quicker. In 2,048 × 128, one device and one thread, the products forward \
+and those for the gradients of activations run at 75 GFLOP/s (32 operations a cycle of 2.445 GHz are 78), those for \
+the gradients of weights at 51 to 58 and are laid out anew for 4 % of the time besides; tanh takes 12 %, taking rows \
+4 %. With one device a core a gradient step still waits for the slower of the two: in Breakout 10 ms of an update, \
+with 2,048 × 128 27 and 50 on the two. With 4 environments the rest is many small things, 49 operations of the \
+compiled program for a step of the rollout and 169 for a gradient step. Of the numbers of episodes above, a profile \
+ran beside some 40 s of one of the two passes over ten million. Gradients of whole episodes of equal length cannot be \
+6 times as quick as the idiomatic ones on this machine: those take 1.9 times the floor of one device, and 3.6 times \
+that of one device a core.
 """
 
 
