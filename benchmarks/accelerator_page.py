@@ -37,7 +37,7 @@ def section(result):
     for name, found in result["ppo"].items():
         rows = [(who, _millions(x["steps_per_second"])) for who, x in found.items() if "steps_per_second" in x]
         text += _table(f"PPO, {JOBS[name]}:", ("", "million steps/s"), rows)
-    if result["one_kernel"]:
+    if result.get("one_kernel"):
         text += _table(
             "A rollout, without a gradient, in one kernel, and as XLA's loop of kernels:",
             ("", "lanes", "million steps/s, one kernel", "loop", "times as long as one kernel", "same actions"),
@@ -54,7 +54,7 @@ def section(result):
 def _of_kernel(facts):
     start = (facts["environment"], f"{facts['lanes']:,}")
     if "failed" in facts:
-        return (*start, facts["failed"].splitlines()[0].replace("|", "\\|"), "", "", "")
+        return (*start, facts["failed"].splitlines()[0][:120].replace("|", "\\|"), "", "", "")
     speeds = [_millions(facts[kind]["steps_per_second"]) for kind in ("one_kernel", "loop")]
     return (*start, *speeds, f"{facts['ratio']['median']:.2f}", f"{100 * facts['same_actions']:.2f} %")
 

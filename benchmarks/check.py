@@ -3,7 +3,8 @@
 Runs the benchmarks of ratios with few rounds, and compares each ratio with its goal, how many times as long the other
 takes (or for floors, the part of our time that the floor is). A ratio below nine tenths of its goal, or one that was
 not measured, ends the check with status 1. With `--reached` the goal of each ratio is what the committed results have,
-where that is less: has anything become slower than it was?
+where that is less: has anything become slower than it was? For CPUs; peers are those that are there, PureJaxRL only
+where it is given.
 
     python -m benchmarks check [--purejaxrl PATH/ppo.py] [--reached]      outputs/benchmarks/check_*.json
     python -m benchmarks check --quick                                     nothing is run: the committed results
@@ -165,7 +166,7 @@ def main(arguments=None):
         for goal, ratio, needed in judged
     ]  # fmt: skip
     common.print_table(["times as long", "measured", "goal", "at least", ""], rows)
-    return int(not options.quick and any(ratio is None or ratio < needed for _, ratio, needed in judged))
+    return int(not options.quick and any(ratio is None or not ratio >= needed for _, ratio, needed in judged))
 
 
 def parse(arguments):

@@ -26,6 +26,7 @@ for the same sample. Memory: what XLA plans for one call on one device, and by h
 import argparse
 import contextlib
 import dataclasses
+import subprocess
 
 import jax
 import numpy as np
@@ -257,10 +258,15 @@ def main(arguments=None):
     if one_process and "packed_per_core" in contenders:
         common.note("packed_per_core is left out: it needs processes of its own on a CPU")
         contenders.remove("packed_per_core")
-    torch_python = python_of("torch", options) if "torch" in contenders and not one_process else None
+    torch_python = None
+    if "torch" in contenders and not one_process:
+        with contextlib.suppress(subprocess.CalledProcessError):  # Without a network the rest can be measured.
+            torch_python = python_of("torch", options)
     if torch_python is None and "torch" in contenders:
         common.note("torch is left out: it plays in a process of its own, with --quick in a Python that is given alone")
         contenders.remove("torch")
+    if not contenders:
+        raise SystemExit("none of --contenders can be measured here")
     result = {
         "question": __doc__.splitlines()[0],
         "machine": common.machine(),

@@ -12,6 +12,7 @@ Not supported: gathers (what is looked up by a lane's own index), and loops.
 import functools
 import itertools
 import math
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from jaxpg._threefry import _threefry
 __all__ = ["Program", "Shared", "Wide", "filled_up", "flat", "objects", "unflat"]
 
 SMALL = 16  # As many numbers of a lane are vectors of their own; more stay a matrix. Also the least side of a product.
+# Of a matrix's rows: (reduction, what changes nothing).
 REDUCTIONS = {"reduce_sum": (jnp.sum, 0), "reduce_max": (jnp.max, -jnp.inf), "reduce_min": (jnp.min, jnp.inf)}
 
 
@@ -34,7 +36,7 @@ class Key(NamedTuple):
 
 
 class Wide:
-    """A vector [size] of each lane, as [lanes, filled up]; what lies behind `size` is any finite number."""
+    """A vector [size] of each lane, as [lanes, filled up]; what lies behind `size` is arbitrary."""
 
     def __init__(self, array: Any, size: int):
         self.array, self.size, self.shape = array, size, (size,)
@@ -43,8 +45,9 @@ class Wide:
         """The same as vectors over lanes."""
         if self.size > SMALL:
             raise NotImplementedError(f"{self.size} numbers of a lane are taken apart; at most {SMALL} can be")
-        column = _columns(self.array)
-        return objects([jnp.sum(jnp.where(column == k, self.array, 0), axis=1) for k in range(self.size)], (self.size,))
+        column, dtype = _columns(self.array), self.array.dtype
+        taken = [jnp.sum(jnp.where(column == k, self.array, 0), axis=1) for k in range(self.size)]
+        return objects([x != 0 if dtype.kind == "b" else x.astype(dtype) for x in taken], (self.size,))
 
 
 class Shared:
@@ -69,7 +72,11 @@ class Shared:
 
 def filled_up(array: Any) -> Any:
     """`array` with sides of at least `SMALL` that are powers of two, filled up with zeros."""
-    return jnp.pad(array, [(0, max(SMALL, 2 ** math.ceil(math.log2(max(n, 1)))) - n) for n in array.shape])
+    return (
+        array
+        if not array.ndim
+        else jnp.pad(array, [(0, max(SMALL, 2 ** math.ceil(math.log2(max(n, 1)))) - n) for n in array.shape])
+    )
 
 
 def flat(leaf: Any) -> Any:
@@ -152,16 +159,14 @@ def _apply(equation: Any, inputs: list[Any]) -> list[Any]:
     if name in ("stop_gradient", "copy", "optimization_barrier"):
         return inputs
     if name == "dot_general":
-        return [_product(params["dimension_numbers"], *inputs)]
+        return [_product(params, *inputs)]
     if any(isinstance(x, Wide) for x in inputs) and (name in ELEMENTWISE or name in REDUCTIONS or name == "reshape"):
         return [_wide(equation, inputs)]
-    if name == "reshape" and isinstance(inputs[0], Shared) and math.prod(params["new_sizes"]) == max(inputs[0].shape):
-        return inputs  # A bias with its axes of length 1.
     inputs = [_numbers(x) for x in inputs]
     if name in ELEMENTWISE:
         return [_each(equation, inputs)]
-    if name in MOVES:
-        found = MOVES[name](params, *inputs)
+    if name in OTHERS:
+        found = OTHERS[name](params, *inputs)
         return found if isinstance(found, list) else [found]
     raise NotImplementedError(f"{name} is not supported in a program over lanes")
 
@@ -186,6 +191,8 @@ def _bind(equation: Any, operands: list[Any]) -> Any:
 
 def _each(equation: Any, inputs: list[np.ndarray]) -> np.ndarray:
     shape = np.broadcast_shapes(*(x.shape for x in inputs))
+    if any(x.ndim not in (0, len(shape)) for x in inputs):  # As the primitives have it, unlike numpy.
+        raise NotImplementedError(f"{equation.primitive.name} of {[x.shape for x in inputs]} in a program over lanes")
     columns = [np.broadcast_to(x, shape).ravel() for x in inputs]
     return objects([_bind(equation, list(operands)) for operands in zip(*columns, strict=True)], shape)
 
@@ -199,6 +206,8 @@ def _wide(equation: Any, inputs: list[Any]) -> Any:
         return like if sizes == like.shape else like.numbers().reshape(sizes)
     if name in REDUCTIONS:
         reduce, identity = REDUCTIONS[name]
+        if not jnp.issubdtype(like.array.dtype, jnp.floating) or equation.params["axes"] != (0,):
+            return _folded(FOLDS[name])(equation.params, like.numbers())
         return objects([reduce(jnp.where(_columns(like.array) < like.size, like.array, identity), axis=1)], ())
 
     def matrix(value):
@@ -222,9 +231,9 @@ def _matrix(numbers: np.ndarray, shape: tuple[int, ...]) -> Any:
     return made
 
 
-def _product(dimension_numbers: Any, x: Any, y: Any) -> Any:
+def _product(params: Any, x: Any, y: Any) -> Any:
     """x [n] times weights [n, m], or small arrays of a lane."""
-    (contracted, batch) = dimension_numbers
+    contracted, batch = params["dimension_numbers"]
     if not isinstance(y, Shared):
         x, y = _numbers(x), _numbers(y)
         assert batch == ((), ())
@@ -233,11 +242,16 @@ def _product(dimension_numbers: Any, x: Any, y: Any) -> Any:
         raise NotImplementedError(f"a product with weights {y.shape} that contracts {contracted}")
     size = y.shape[1]
     if y.rows is not None:  # Few numbers: a sum of columns times rows.
-        terms = [number[:, None] * row[None, :] for number, row in zip(_numbers(x), y.rows, strict=True)]
+        numbers = [number[:, None] if jnp.ndim(number) else number for number in _numbers(x)]
+        terms = [number * row[None, :] for number, row in zip(numbers, y.rows, strict=True)]
         return Wide(functools.reduce(jnp.add, terms), size)
     if not isinstance(x, Wide):
         raise NotImplementedError(f"weights {y.shape} times what is not the result of a layer")
-    return Wide(jnp.dot(x.array, y.whole, preferred_element_type=x.array.dtype), size)  # The filling of y is 0.
+    if x.array.dtype != jnp.float32:
+        raise NotImplementedError(f"a product of {x.array.dtype} in a program over lanes: float32 alone is")
+    full = x.array.shape[1] == x.size
+    rows = x.array if full else jnp.where(_columns(x.array) < x.size, x.array, 0)  # It may be infinite there.
+    return Wide(jnp.dot(rows, y.whole, precision=params["precision"], preferred_element_type=jnp.float32), size)
 
 
 def _tensordot(x: np.ndarray, y: np.ndarray, contracted: Any) -> Any:
@@ -246,7 +260,7 @@ def _tensordot(x: np.ndarray, y: np.ndarray, contracted: Any) -> Any:
 
 
 def _every_branch(branches: Any, index: np.ndarray, *operands: Any) -> list[Any]:
-    """A lane's own branch of all, as `vmap` has it."""
+    """A lane's own branch of all, as `vmap` has it. The index is a boolean where there are two."""
     found = [[_numbers(x) for x in _evaluate(b.jaxpr, [_constant(c) for c in b.consts], operands)] for b in branches]
     number = index.ravel()[0]
 
@@ -263,7 +277,16 @@ def _every_branch(branches: Any, index: np.ndarray, *operands: Any) -> list[Any]
     ]
 
 
-# --- What moves small arrays about ------------------------------------------------------------------------------------
+# --- Small arrays: what moves them about, reduces them, and draws them ------------------------------------------------
+
+FOLDS = {
+    "reduce_sum": operator.add,
+    "reduce_prod": operator.mul,
+    "reduce_max": jnp.maximum,
+    "reduce_min": jnp.minimum,
+    "reduce_and": operator.and_,
+    "reduce_or": operator.or_,
+}
 
 
 def _broadcast_in_dim(params: Any, x: np.ndarray) -> np.ndarray:
@@ -306,8 +329,9 @@ def _argmax(params: Any, x: np.ndarray) -> np.ndarray:
         raise NotImplementedError(f"argmax over axis {axis} of {x.shape} in a program over lanes")
     best, place = x[0], jnp.zeros_like(x[0], params["index_dtype"])
     for k, value in enumerate(x[1:], start=1):
-        place = jnp.where(value > best, np.asarray(k, params["index_dtype"]), place)
-        best = jnp.maximum(best, value)
+        better = (value > best) | ((value != value) & (best == best))  # NaN is the largest.
+        place = jnp.where(better, np.asarray(k, params["index_dtype"]), place)
+        best = jnp.where(better, value, best)
     return objects([place], ())
 
 
@@ -356,7 +380,7 @@ def _random_fold_in(params: Any, keys: np.ndarray, data: np.ndarray) -> np.ndarr
     return objects([Key(*_threefry(key.word_0, key.word_1, np.uint32(0), data.ravel()[0]))], keys.shape)
 
 
-MOVES = {
+OTHERS = {
     "broadcast_in_dim": _broadcast_in_dim,
     "reshape": lambda params, x: x.reshape(params["new_sizes"]),
     "squeeze": lambda params, x: np.squeeze(x, axis=tuple(params["dimensions"])),
@@ -368,12 +392,7 @@ MOVES = {
     "slice": _slice,
     "split": _split,
     "iota": _iota,
-    "reduce_sum": _folded(lambda a, b: a + b),
-    "reduce_prod": _folded(lambda a, b: a * b),
-    "reduce_max": _folded(jnp.maximum),
-    "reduce_min": _folded(jnp.minimum),
-    "reduce_and": _folded(lambda a, b: a & b),
-    "reduce_or": _folded(lambda a, b: a | b),
+    **{name: _folded(operation) for name, operation in FOLDS.items()},
     "cumsum": _cumsum,
     "argmax": _argmax,
     "random_wrap": _wrap,

@@ -1,5 +1,7 @@
 """Rollouts in one kernel (benchmarks/one_kernel.py), interpreted, against the library's."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,22 +9,23 @@ import pytest
 
 import jaxpg
 from benchmarks import accelerator, accelerator_page, one_kernel
-from benchmarks.lane_program import Program, filled_up, flat, objects, unflat
+from benchmarks.lane_program import Program, Shared, filled_up, flat, objects, unflat
 from jaxpg.segments import segment, start_segments
 
 LANES = 8
 
 
-def over_lanes(function, *arguments):
-    """`function` of one lane by its program, with the arguments of `LANES` lanes."""
+def over_lanes(function, *arguments, weights=()):
+    """`function` of weights and one lane by its program, with the arguments of `LANES` lanes."""
     leaves = jax.tree.leaves(arguments)
     one = jax.tree.map(lambda x: x[0], arguments)
-    program = Program(lambda _, lane: function(*lane), None, one)
+    program = Program(lambda weights, lane: function(*weights, *lane), weights, one)
+    shared = [Shared(filled_up(x), x.shape) for x in weights]
 
     @jax.jit
     def run(leaves):
         values = [objects(list(flat(x)), x.shape[1:]) for x in leaves]
-        found = program.run([], values)
+        found = program.run(shared, values)
         likes = jax.tree.leaves(program.result)
         return [unflat(jnp.stack([jnp.broadcast_to(v, LANES) for v in x.ravel()]), like)
                 for x, like in zip(found, likes, strict=True)]  # fmt: skip
@@ -34,7 +37,8 @@ def assert_same(found, wanted, **tolerance):
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
         assert (x.shape, x.dtype) == (y.shape, y.dtype), path
-        np.testing.assert_allclose(x, y, err_msg=str(path), **tolerance)
+        exact = not jnp.issubdtype(y.dtype, jnp.floating)
+        np.testing.assert_allclose(x, y, err_msg=str(path), **({"rtol": 0} if exact else tolerance))
 
 
 SLOW = [
@@ -51,7 +55,7 @@ def test_an_environment_over_lanes_is_the_environment_of_each(name):
         state, observation = env.reset(key)
         action = env.action_space.sample(jax.random.split(key, 3)[1])
         state, timestep = env.step(jax.random.fold_in(key, time), state, action)
-        return state, timestep, observation, jax.random.bits(key, (3,))
+        return state, timestep, observation, jax.random.bits(key, (3,)), jax.random.normal(key, (2,))
 
     words, times = jax.random.key_data(jax.random.split(jax.random.key(1), LANES)), jnp.arange(LANES)
     assert_same(over_lanes(play, words, times), jax.vmap(play)(words, times), rtol=1e-5, atol=1e-6)
@@ -63,13 +67,38 @@ def test_small_arrays_over_lanes():
         branch = jax.lax.switch(k, [lambda: rows[0], lambda: -rows[1], lambda: rows[2] + k])
         return {
             "product": rows @ x, "sums": jnp.cumsum(rows, axis=1), "backwards": jax.lax.cumsum(x, reverse=True),
-            "argmax": jnp.argmax(x), "branch": branch, "chosen": jnp.where(k > 0, rows[:, 1:], rows[:, :2]),
+            "argmax": jnp.argmax(x), "not a number": jnp.argmax(jnp.log(x)), "branch": branch,
+            "chosen": jnp.where(k > 0, rows[:, 1:], rows[:, :2]),
             "all": jnp.all(rows.T > -9) & jnp.any(x > 1), "least": jnp.min(rows, axis=0), "number": rows.sum() + 1,
         }  # fmt: skip
 
     x = jax.random.normal(jax.random.key(0), (LANES, 3))
     k = jnp.arange(LANES) % 3
     assert_same(over_lanes(function, x, k), jax.vmap(function)(x, k), rtol=1e-6, atol=1e-6)
+
+
+def test_products_with_weights_over_lanes():
+    """Layers of 5 and 20 units, filled up: what is done behind them must not be seen."""
+
+    def function(narrow, wide, back, scale, bias, x):
+        few, many = x @ narrow, x @ wide + bias
+        return {
+            "softplus": jax.nn.softplus(many) @ back, "divided": (many / scale) @ back, "inverse": (1 / many) @ back,
+            "softmax": jax.nn.softmax(few), "largest": jnp.max(many), "least": few.min(), "sum": many.sum(),
+            "none": jnp.where(~jnp.any(few > 0.5), 1.0, 2.0), "not": ~(few > 0)[:2], "all": jnp.all(few > -1),
+            "whole": jnp.max(jnp.floor(few).astype(jnp.int32)) // 2, "slice": few[1:3] * x[0],
+            "with one": jnp.append(x[:2], 1.0) @ narrow, "reshaped": few.reshape(1, 5), "mode": jnp.argmax(few),
+        }  # fmt: skip
+
+    key = jax.random.key(0)
+    sizes = ((3, 5), (3, 20), (20, 3), (20,), (20,))
+    weights = [jax.random.normal(jax.random.fold_in(key, i), size) + 0.1 for i, size in enumerate(sizes)]
+    wanted = jax.vmap(function, in_axes=(None,) * 5 + (0,))(*weights, x_of(key))
+    assert_same(over_lanes(function, x_of(key), weights=weights), wanted, rtol=1e-4, atol=1e-5)
+
+
+def x_of(key):
+    return jax.random.normal(key, (LANES, 3))
 
 
 def test_what_kernels_cannot_do_is_named():
@@ -108,7 +137,7 @@ def test_the_kernel_plays_what_the_library_plays():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, hidden_sizes, activation", [
-    ("CartPole-v1", (64, 64), {"activation": jax.nn.softplus}),  # What fills up a layer does not stay 0.
+    ("CartPole-v1", (64, 20), {"activation": jax.nn.softplus}),  # What fills up a layer does not stay 0.
     ("Pendulum-v1", (32,), None),
     ("MountainCar-v0", (64, 64), None),
 ])  # fmt: skip
@@ -118,10 +147,45 @@ def test_other_kernels_play_what_the_library_plays(name, hidden_sizes, activatio
     assert_same(kernel, plain, rtol=2e-3, atol=1e-4)
 
 
-def test_the_kernel_is_compiled_for_gpus_as_far_as_goes_without_one():
-    env = jaxpg.make("CartPole-v1")
-    text = one_kernel.for_gpu(env, jaxpg.policies.mlp(env), 64, 1024)
+@pytest.mark.slow
+def test_lanes_that_waited_for_a_final_row_go_on():
+    """A segment that ends in the row after truncations leaves lanes that the kernel has to free."""
+    env = jaxpg.make("CartPole-v1", max_steps=4)
+    policy = jaxpg.policies.mlp(env, hidden_sizes=(4,))
+    params = policy.init(jax.random.key(0))
+    state, _ = jax.jit(lambda p, s: segment(env, policy, p, s, 4))(
+        params, start_segments(env, policy, jax.random.key(1), 8)
+    )
+    assert state.lanes.final.all()
+    kernel = jax.jit(one_kernel.segment(env, policy, 3, block=8, interpret=True))(params, state)
+    state, plain = jax.jit(lambda p, s: segment(env, policy, p, s, 3, final_rows=False))(params, state)
+    assert plain.trajectory.valid.any()
+    assert_same(kernel, (state.lanes, plain.trajectory), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", pytest.param("Pendulum-v1", marks=pytest.mark.slow)])
+def test_the_kernel_is_compiled_for_gpus_as_far_as_goes_without_one(name):
+    """Triton's part is in the program's text, itself uncompiled. What is traced is what a CPU's backend traces."""
+    env = jaxpg.make(name)
+    policy = jaxpg.policies.mlp(env)
+    params, state = policy.init(jax.random.key(0)), start_segments(env, policy, jax.random.key(1), 1024)
+    text = (
+        jax.jit(one_kernel.segment(env, policy, 64)).trace(params, state).lower(lowering_platforms=("cuda",)).as_text()
+    )
     assert text.count("__gpu$xla.gpu.triton") == 1 and "stablehlo.while" not in text
+
+
+@pytest.mark.slow
+def test_a_kernel_that_plays_otherwise_is_not_measured(monkeypatch):
+    whole = one_kernel.segment
+
+    def wrong(*arguments, **options):
+        play = whole(*arguments, **options)
+        return lambda params, state: play(jax.tree.map(lambda x: 0 * x, params), state)
+
+    monkeypatch.setattr(one_kernel, "segment", wrong)
+    with pytest.raises(ArithmeticError, match="first step of the loop on [0-9.]+ % of the lanes"):
+        one_kernel.measure("CartPole-v1", 16, 2, 1, blocks=one_kernel.QUICK_BLOCKS, interpret=True)
 
 
 def test_weights_are_filled_up_to_powers_of_two():
@@ -133,7 +197,7 @@ def test_weights_are_filled_up_to_powers_of_two():
 @pytest.mark.slow
 def test_the_benchmarks_of_kernels_run_and_are_told(tmp_path, monkeypatch, capsys):
     found = one_kernel.main(["--quick", "--out", str(tmp_path / "kernel.json")])
-    assert [facts["same_actions"] for facts in found["measured"]] == [1, 1]
+    assert [(facts["same_first_steps"], facts["same_actions"]) for facts in found["measured"]] == [(1, 1)] * 2
     assert "CartPole-v1, 32 lanes" in capsys.readouterr().out
     given = accelerator.main(["--quick", "--parts", "one_kernel", "--out", str(tmp_path / "accelerator.json")])
     assert given["one_kernel"][0]["same_actions"] == 1
@@ -145,6 +209,7 @@ def test_the_benchmarks_of_kernels_run_and_are_told(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(one_kernel, "measure", fails)
     given = accelerator.main(["--quick", "--parts", "one_kernel", "--out", str(tmp_path / "accelerator.json")])
+    assert json.loads((tmp_path / "accelerator.json").read_text()) == given
     assert "| RuntimeError: no \\| such kernel |" in accelerator_page.section(given)
     with pytest.raises(SystemExit, match="one_kernel measures on a GPU, here is a cpu; --quick"):
         one_kernel.main([])
