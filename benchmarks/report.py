@@ -140,8 +140,8 @@ from noise; 4 × 128: 1.15 and 1.3 of the time | no |
 told from noise | no |
 | a rollout in one Pallas kernel, the environment's and the policy's own functions traced inside (`one_kernel.py`) | \
 plays what `segment` plays, interpreted on a CPU; its Triton code, compiled by Triton 3.9 alone for chips of the \
-H200's kind (sm_90): with 64 lanes in 4 warps 216 registers a thread and 4,032 instructions, with 128 lanes in 4 \
-warps 255 registers and 488 bytes beyond them, 7,544 instructions; its time is not measured, for lack of a GPU \
+H200's kind (sm_90): with 64 lanes in 4 warps 216 registers a thread and 4,016 instructions, with 128 lanes in 4 \
+warps 255 registers and 472 bytes beyond them, 7,496 instructions; its time is not measured, for lack of a GPU \
 | not in the library |
 
 What is left. The machine's speed changes from hour to hour, and the ratios of PPO to the quickest peer with it: on \
