@@ -234,12 +234,8 @@ def main(arguments=None):
         with jax.profiler.trace(str(folder)):
             gradient(lanes[0], "float32", 1, measured)
     # Last: a kernel that fails on the device can take the process's whole use of it along.
-    seconds = 60
-    for name in (
-        one_kernel.ENVIRONMENTS[: 1 if quick else None]
-        if "one_kernel" in options.parts and (quick or backend == "gpu")
-        else ()
-    ):
+    seconds, wanted = 60, "one_kernel" in options.parts and (quick or backend == "gpu")
+    for name in one_kernel.ENVIRONMENTS[: 1 if quick else None] if wanted else ():
         for number in (32,) if quick else LANES:
             if budget.allows(f"one kernel, {name}, {number:,} lanes", 0 if quick else seconds):
                 start = time.perf_counter()

@@ -72,11 +72,10 @@ class Shared:
 
 def filled_up(array: Any) -> Any:
     """`array` with sides of at least `SMALL` that are powers of two, filled up with zeros."""
-    return (
-        array
-        if not array.ndim
-        else jnp.pad(array, [(0, max(SMALL, 2 ** math.ceil(math.log2(max(n, 1)))) - n) for n in array.shape])
-    )
+    if not array.ndim:
+        return array
+    sides = [max(SMALL, 2 ** math.ceil(math.log2(max(n, 1)))) for n in array.shape]
+    return jnp.pad(array, [(0, side - n) for side, n in zip(sides, array.shape, strict=True)])
 
 
 def flat(leaf: Any) -> Any:
@@ -200,7 +199,7 @@ def _each(equation: Any, inputs: list[np.ndarray]) -> np.ndarray:
 def _wide(equation: Any, inputs: list[Any]) -> Any:
     """What is done with each number of a matrix [lanes, features], or with all of a lane."""
     name = equation.primitive.name
-    like = next(x for x in inputs if isinstance(x, Wide))
+    like = max((x for x in inputs if isinstance(x, Wide)), key=lambda x: x.size)
     if name == "reshape":
         sizes = equation.params["new_sizes"]
         return like if sizes == like.shape else like.numbers().reshape(sizes)
@@ -210,11 +209,15 @@ def _wide(equation: Any, inputs: list[Any]) -> Any:
             return _folded(FOLDS[name])(equation.params, like.numbers())
         return objects([reduce(jnp.where(_columns(like.array) < like.size, like.array, identity), axis=1)], ())
 
+    if equation.outvars[0].aval.shape != like.shape:  # A layer of one unit, which meets more numbers.
+        return _each(equation, [_numbers(x) for x in inputs])
+
     def matrix(value):
-        if isinstance(value, Wide):
+        if isinstance(value, Wide) and value.shape == like.shape:
             return value.array
-        if isinstance(value, Shared):  # A bias.
+        if isinstance(value, Shared) and value.shape == like.shape:  # A bias.
             return jnp.broadcast_to(value.whole[None, :], like.array.shape)
+        value = _numbers(value)
         if value.size == 1:
             number = value.ravel()[0]
             return jnp.broadcast_to(number[:, None] if jnp.ndim(number) else number, like.array.shape)

@@ -80,20 +80,22 @@ def test_small_arrays_over_lanes():
 def test_products_with_weights_over_lanes():
     """Layers of 5 and 20 units, filled up: what is done behind them must not be seen."""
 
-    def function(narrow, wide, back, scale, bias, x):
+    def function(narrow, wide, back, scale, bias, single, x):
         few, many = x @ narrow, x @ wide + bias
+        one = x @ single
         return {
             "softplus": jax.nn.softplus(many) @ back, "divided": (many / scale) @ back, "inverse": (1 / many) @ back,
             "softmax": jax.nn.softmax(few), "largest": jnp.max(many), "least": few.min(), "sum": many.sum(),
             "none": jnp.where(~jnp.any(few > 0.5), 1.0, 2.0), "not": ~(few > 0)[:2], "all": jnp.all(few > -1),
             "whole": jnp.max(jnp.floor(few).astype(jnp.int32)) // 2, "slice": few[1:3] * x[0],
             "with one": jnp.append(x[:2], 1.0) @ narrow, "reshaped": few.reshape(1, 5), "mode": jnp.argmax(few),
+            "one and five": one * few, "one and two": one + x[:2], "shared one": few + single[0],
         }  # fmt: skip
 
     key = jax.random.key(0)
-    sizes = ((3, 5), (3, 20), (20, 3), (20,), (20,))
+    sizes = ((3, 5), (3, 20), (20, 3), (20,), (20,), (3, 1))
     weights = [jax.random.normal(jax.random.fold_in(key, i), size) + 0.1 for i, size in enumerate(sizes)]
-    wanted = jax.vmap(function, in_axes=(None,) * 5 + (0,))(*weights, x_of(key))
+    wanted = jax.vmap(function, in_axes=(None,) * 6 + (0,))(*weights, x_of(key))
     assert_same(over_lanes(function, x_of(key), weights=weights), wanted, rtol=1e-4, atol=1e-5)
 
 
