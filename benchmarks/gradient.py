@@ -260,10 +260,12 @@ def main(arguments=None):
         contenders.remove("packed_per_core")
     torch_python = None
     if "torch" in contenders and not one_process:
-        with contextlib.suppress(subprocess.CalledProcessError):  # Without a network the rest can be measured.
+        try:
             torch_python = python_of("torch", options)
+        except subprocess.CalledProcessError as error:  # Without a network the rest can be measured.
+            common.note(f"PyTorch could not be installed: {error}")
     if torch_python is None and "torch" in contenders:
-        common.note("torch is left out: it plays in a process of its own, with --quick in a Python that is given alone")
+        common.note("torch is left out: it needs a process and an environment of its own, which --quick does not make")
         contenders.remove("torch")
     if not contenders:
         raise SystemExit("none of --contenders can be measured here")

@@ -240,7 +240,7 @@ def _product(params: Any, x: Any, y: Any) -> Any:
     if not isinstance(y, Shared):
         x, y = _numbers(x), _numbers(y)
         assert batch == ((), ())
-        return np.asarray(_tensordot(x, y, contracted), object)
+        return np.tensordot(x, y, axes=tuple(map(tuple, contracted)))  # By the objects' own products and sums.
     if batch != ((), ()) or tuple(map(tuple, contracted)) != ((0,), (0,)) or len(y.shape) != 2:
         raise NotImplementedError(f"a product with weights {y.shape} that contracts {contracted}")
     size = y.shape[1]
@@ -255,11 +255,6 @@ def _product(params: Any, x: Any, y: Any) -> Any:
     full = x.array.shape[1] == x.size
     rows = x.array if full else jnp.where(_columns(x.array) < x.size, x.array, 0)  # It may be infinite there.
     return Wide(jnp.dot(rows, y.whole, precision=params["precision"], preferred_element_type=jnp.float32), size)
-
-
-def _tensordot(x: np.ndarray, y: np.ndarray, contracted: Any) -> Any:
-    """Products and sums of objects, which numpy calls by their operators."""
-    return np.tensordot(x, y, axes=tuple(map(tuple, contracted)))
 
 
 def _every_branch(branches: Any, index: np.ndarray, *operands: Any) -> list[Any]:

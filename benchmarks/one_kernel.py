@@ -8,16 +8,14 @@ traced for one lane and run over lanes by `lane_program.py`, which knows no gath
 
 For networks of `jaxpg.policies.mlp` in float32, and environments whose `step` and `reset` are arithmetic: CartPole,
 Pendulum, MountainCar and their like. On a GPU both round the factors of a layer's product as JAX does by default there
-(TF32), the kernel but those of 16 inputs or fewer, and sum in other orders: now and then an action differs, and with it
-the rest of its lane. The log-probabilities of the first row, where all still stands alike, must agree. How many lanes a
-program takes, and in how many warps, is tried out. On a CPU kernels are only interpreted: then sizes are tiny, and the
-times say nothing.
+(TF32), the kernel but those of 16 inputs or fewer, and sum in other orders: now and then an action differs, and with
+it the rest of its lane. Actions and log-probabilities of the first row, where all stand alike, must agree. How many
+lanes a program takes, and in how many warps, is tried out. On a CPU kernels are only interpreted: then sizes are tiny,
+and the times say nothing.
 
-    python -m benchmarks one_kernel             benchmarks/results/one_kernel_<backend>.json; on a GPU
-    python -m benchmarks one_kernel --quick     outputs/benchmarks/one_kernel_<backend>.json; on any machine
+Measured by `python -m benchmarks accelerator --parts one_kernel`.
 """
 
-import argparse
 import functools
 import math
 import time
@@ -36,14 +34,10 @@ from jaxpg.lanes import Player, play_step, reset_lane
 from jaxpg.segments import segment as plain_segment
 from jaxpg.segments import start_segments
 
-LANES = (65_536, 262_144, 1_048_576)
 ENVIRONMENTS = ("CartPole-v1", "Pendulum-v1")
+# (Lanes of a program, its warps): those that need no more registers than there are.
+BLOCKS = ((64, 4), (128, 8), (32, 2))
 QUICK_BLOCKS = ((16, 4),)
-BLOCKS = (
-    (64, 4),
-    (128, 8),
-    (32, 2),
-)  # (Lanes of a program, its warps): those that need no more registers than there are.
 
 
 def segment(
@@ -243,45 +237,3 @@ def tell(facts):
     kernel, loop = (facts[kind]["steps_per_second"] / 1e6 for kind in ("one_kernel", "loop"))
     print(f"{facts['environment']}, {facts['lanes']:,} lanes: {kernel:,.1f} million steps/s in one kernel, {loop:,.1f} "
           f"in a loop of kernels; {common.ratio_text(facts['ratio'])}")  # fmt: skip
-
-
-def main(arguments=None):
-    options = parse(arguments)
-    backend = jax.default_backend()
-    interpret = backend != "gpu"
-    if interpret and not options.quick:
-        raise SystemExit(f"one_kernel measures on a GPU, here is a {backend}; --quick interprets the kernel")
-    result = {
-        "question": __doc__.splitlines()[0],
-        "machine": {**common.machine(), "device": jax.devices()[0].device_kind},
-        "options": {"rounds": options.rounds, "steps": options.steps, "quick": options.quick},
-        "measured": [],
-    }  # fmt: skip
-    for name in ENVIRONMENTS:
-        for lanes in (32,) if options.quick else LANES:
-            blocks = QUICK_BLOCKS if options.quick else BLOCKS
-            facts = measure(name, lanes, options.steps, options.rounds, blocks=blocks, interpret=interpret)
-            result["measured"].append(facts)
-            tell(facts)
-    common.write_json(options.out or common.result_path(f"one_kernel_{backend}", options.quick), result)
-    return result
-
-
-def parse(arguments):
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks one_kernel",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--rounds", type=common.positive, help="default 5; 1 with --quick")
-    parser.add_argument("--steps", type=common.positive, help="rows of a segment; default 64; 4 with --quick")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
-    parser.add_argument("--out", help="the JSON file")
-    options = parser.parse_args(arguments)
-    options.rounds = options.rounds or (1 if options.quick else 5)
-    options.steps = options.steps or (4 if options.quick else 64)
-    return options
-
-
-if __name__ == "__main__":
-    main()
