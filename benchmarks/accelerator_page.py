@@ -35,7 +35,9 @@ def section(result):
             ],
         )  # fmt: skip
     for name, found in result["ppo"].items():
-        rows = [(who, _millions(x["steps_per_second"])) for who, x in found.items() if "steps_per_second" in x]
+        rows = [
+            (who, "not installed" if "missing" in x else _millions(x["steps_per_second"])) for who, x in found.items()
+        ]
         text += _table(f"PPO, {JOBS[name]}:", ("", "million steps/s"), rows)
     if result.get("one_kernel"):
         text += _table(

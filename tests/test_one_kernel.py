@@ -215,5 +215,22 @@ def test_the_benchmarks_of_kernels_run_and_are_told(tmp_path, monkeypatch, capsy
     assert "| RuntimeError: no \\| such kernel |" in accelerator_page.section(given)
 
 
+def test_the_page_of_accelerators_has_all_that_was_found():
+    machine = {"device": "a GPU", "cores": 2, "processor": "one", "python": "3",
+               "packages": dict.fromkeys(("jax", "jaxlib", "numpy"), "1")}  # fmt: skip
+    gradient = {"lanes": 65_536, "dtype": "bfloat16", "steps_per_second": 3.5e8, "operations_per_second": 9.5e12,
+                "times_the_floor": 2.0, "utilization": 0.75, "kernels": {"a": 40, "b": 30}}  # fmt: skip
+    text = accelerator_page.section({
+        "machine": machine, "gradient": [gradient], "one_kernel": [], "left_out": ["returns, breakout_64"],
+        "ppo": {"breakout_64": {"jaxpg, float32": {"steps_per_second": 1.25e6}, "rejax": {"missing": "rejax"}}},
+        "returns": {"cartpole_2048": [{"dtype": "float32", "returns": [500.0, 400.0]}]},
+    })  # fmt: skip
+    rows = ("| 65,536 | bfloat16 | 350 | 9.50 | 2.00 | 0.75 | 40, 30 |", "| jaxpg, float32 | 1.25 |",
+            "| rejax | not installed |", "| float32 | 500, 400 |")  # fmt: skip
+    for told in ("## On a GPU\n", *rows, "left out: returns, breakout_64."):
+        assert told in text, told
+    assert "one kernel" not in text
+
+
 def test_the_page_says_when_nothing_was_measured_on_a_gpu():
     assert "no machine with one was at hand" in accelerator_page.section(None)
